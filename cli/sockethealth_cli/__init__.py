@@ -1,0 +1,1 @@
+"""The command line: scan without a cluster, and the kubectl plugin."""

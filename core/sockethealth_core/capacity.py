@@ -1,0 +1,105 @@
+"""How many connections a network namespace can hold to one destination, and when it runs out.
+
+A connection to (address, port) needs a local port that no other socket of the namespace uses for the same
+destination. A closed one holds its port for 60 s of TIME_WAIT (``TCP_TIMEWAIT_LEN``, include/net/tcp.h).
+So the limit is per destination, and what counts is the number of usable local ports.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+TIME_WAIT_SECONDS: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    """The ephemeral ports of a namespace: ``net.ipv4.ip_local_port_range`` less what is taken from it.
+
+    ``reserved`` counts the ports of the range that connect() never picks: those in
+    ``net.ipv4.ip_local_reserved_ports``. ``listening`` counts further ports of the range that listeners hold;
+    connect() passes over every port whose bind bucket was made by bind() or listen(), whatever SO_REUSEADDR
+    says (net/ipv4/inet_hashtables.c, ``__inet_hash_connect``).
+    """
+
+    low: int
+    high: int
+    reserved: int = 0
+    listening: int = 0
+
+    @property
+    def usable(self) -> int:
+        """Local ports that connect() can pick for one destination, never below 1."""
+        return max(1, self.high - self.low + 1 - self.reserved - self.listening)
+
+    @property
+    def sustainable_rate(self) -> float:
+        """New connections per second to one destination that can be kept up for ever without port reuse."""
+        return self.usable / TIME_WAIT_SECONDS
+
+
+def parse_port_list(text: str) -> tuple[tuple[int, int], ...]:
+    """Port ranges of ``ip_local_reserved_ports`` syntax: ``8080,9148-9150``; empty text is no port.
+
+    Raises:
+        ValueError: with a sentence, when an item is not a port or a range of ports.
+    """
+    ranges = []
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        first, _, last = item.partition("-")
+        try:
+            low, high = int(first), int(last or first)
+        except ValueError:
+            raise ValueError(f"'{item}' is neither a port nor a range of ports such as 9148-9150") from None
+        if not 0 <= low <= high <= 65535:
+            raise ValueError(f"'{item}' is not a range of ports between 0 and 65535")
+        ranges.append((low, high))
+    return tuple(ranges)
+
+
+def port_range(low: int, high: int, reserved: str, listening: Iterable[int]) -> PortRange:
+    """The usable ports of a namespace, from its sysctls' text and its listeners' ports."""
+    held_back = {
+        port for first, last in parse_port_list(reserved) for port in range(max(first, low), min(last, high) + 1)
+    }
+    listeners = {port for port in listening if low <= port <= high} - held_back
+    return PortRange(low, high, len(held_back), len(listeners))
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """``count`` TIME_WAIT sockets that end within ``within_seconds`` from now, and not in an earlier bin."""
+
+    within_seconds: float
+    count: int
+
+
+def seconds_to_exhaustion(usable: int, used: int, closes_per_second: float, expiries: Sequence[Expiry]) -> float | None:
+    """When the ports to one destination run out if the rate of closes stays, or None if they never do.
+
+    Ports are taken at ``closes_per_second`` and given back when a TIME_WAIT ends, which one dump tells in
+    advance (``idiag_expires``). Sockets closed from now on come back after 60 s, so nothing beyond that
+    horizon has to be looked at: what is not exhausted by then has reached its steady state.
+
+    Args:
+        usable: ports that connect() can pick.
+        used: ports in use for this destination, in any state.
+        closes_per_second: active closes per second, over the recent past.
+        expiries: TIME_WAIT sockets of this destination by remaining life, soonest first.
+    """
+    if used >= usable:
+        return 0.0
+    if closes_per_second <= 0:
+        return None
+    held, start = float(used), 0.0
+    for expiry in (*expiries, Expiry(TIME_WAIT_SECONDS, 0)):
+        span = expiry.within_seconds - start
+        if span <= 0:
+            held -= expiry.count
+            continue
+        growth = closes_per_second - expiry.count / span
+        if growth > 0 and held + growth * span >= usable:
+            return start + (usable - held) / growth
+        held += growth * span
+        start = expiry.within_seconds
+    return None

@@ -1,0 +1,135 @@
+"""SysctlProfile: sysctls for nodes or pods, with their roll-out."""
+
+from typing import Annotated, ClassVar, Literal
+
+from sockethealth_core.resources.base import Conditions, LabelSelector, ObjectMeta, Resource, Rule, about
+from sockethealth_core.resources.sockethealth import Mode
+from sockethealth_core.sysctls import MINIMUM_PORT_RANGE, SYSCTLS
+
+_NAMES = "[" + ", ".join(f"'{sysctl.name}'" for sysctl in SYSCTLS) + "]"
+_BOUNDS = "{" + ", ".join(f"'{s.name}': [{s.low}, {s.high}]" for s in SYSCTLS if s.kind == "Integer") + "}"
+_PORTS = "self.value.trim().split(' ').filter(part, part != '')"
+
+
+class ProfileSysctl(Resource, frozen=True, kw_only=True):
+    """One sysctl and the value it shall have."""
+
+    admission_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.name != 'net.ipv4.tcp_tw_recycle'",
+            "net.ipv4.tcp_tw_recycle is never set: it drops connections of clients behind NAT, and the kernel has "
+            "not had it since 4.12. Pool connections, or set net.ipv4.tcp_tw_reuse to 1",
+        ),
+        Rule(
+            f"self.name == 'net.ipv4.tcp_tw_recycle' || self.name in {_NAMES}",
+            "not a sysctl a profile may set: see docs/sysctls.md for those it may",
+            f"\"'\" + self.name + \"' is not a sysctl a profile may set: use one of \" + {_NAMES}.join(', ')",
+        ),
+        Rule(
+            f"!(self.name in {_BOUNDS}) || (self.value.matches('^[0-9]{{1,9}}$') && "
+            f"int(self.value) >= {_BOUNDS}[self.name][0] && int(self.value) <= {_BOUNDS}[self.name][1])",
+            "value out of its safe bounds",
+            f"!(self.name in {_BOUNDS}) ? '' : self.name + ' takes a whole number from ' + "
+            f"string({_BOUNDS}[self.name][0]) + ' to ' + string({_BOUNDS}[self.name][1]) + "
+            '", not \'" + self.value + "\'"',
+        ),
+        Rule(
+            "self.name != 'net.ipv4.ip_local_port_range' || (self.value.trim().matches('^[0-9]{1,5} +[0-9]{1,5}$') && "
+            f"int({_PORTS}[0]) >= 1024 && int({_PORTS}[1]) <= 65535 && "
+            f"int({_PORTS}[1]) - int({_PORTS}[0]) + 1 >= {MINIMUM_PORT_RANGE})",
+            "net.ipv4.ip_local_port_range takes the first and the last port, from 1024 to 65535 and at least "
+            f'{MINIMUM_PORT_RANGE} apart, such as "10240 65000"',
+        ),
+        Rule(
+            "self.name != 'net.ipv4.ip_local_reserved_ports' || "
+            "self.value.matches('^([0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*)?$')",
+            'net.ipv4.ip_local_reserved_ports takes ports and ranges separated by commas, such as "8080,30000-32767"',
+        ),
+    )
+
+    name: Annotated[str, about("Name with dots, such as net.ipv4.ip_local_port_range.", max_length=128, min_length=1)]
+    value: Annotated[str, about("Value, as /proc/sys shows it.", max_length=256)]
+
+
+class Rollout(Resource, frozen=True, kw_only=True):
+    """How a change spreads over nodes."""
+
+    max_concurrent_nodes: Annotated[
+        int | str,
+        about(
+            "Nodes changed at once: a number, or a percentage such as 10%.",
+            rules=(
+                Rule(
+                    "type(self) == int ? self >= 1 : self.matches('^([1-9][0-9]?|100)%$')",
+                    "maxConcurrentNodes takes a number from 1 on, or a percentage from 1% to 100%",
+                ),
+            ),
+            int_or_string=True,
+        ),
+    ] = 1
+    pause_seconds: Annotated[int, about("Seconds to watch a batch before the next one.", at_least=0, at_most=86400)] = (
+        30
+    )
+    stop_on: Annotated[
+        Literal["Critical", "Warning", "Never"],
+        about("A finding this severe that is raised on a changed node stops the roll-out and takes the batch back."),
+    ] = "Critical"
+
+
+class SysctlProfileSpec(Resource, frozen=True, kw_only=True):
+    """Which sysctls, where, and how carefully."""
+
+    admission_rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.target == 'Pods' || (!has(self.podSelector) && !has(self.namespaceSelector))",
+            "podSelector and namespaceSelector belong to target Pods: set target: Pods, or remove them",
+        ),
+    )
+
+    mode: Annotated[Mode, about("Audit shows what would change on each node, and changes nothing.")] = "Audit"
+    target: Annotated[
+        Literal["Node", "Pods"],
+        about(
+            "Node: the node's own network namespace, which hostNetwork pods share and no other pod inherits. "
+            "Pods: the namespaces of the selected pods."
+        ),
+    ]
+    activation: Annotated[
+        Literal["Always", "OnFinding"],
+        about("OnFinding: only while a policy that names the profile has a finding."),
+    ] = "Always"
+    node_selector: Annotated[LabelSelector | None, about("Nodes the profile is for; absent: all.")] = None
+    namespace_selector: Annotated[LabelSelector | None, about("Namespaces of the pods; absent: all.")] = None
+    pod_selector: Annotated[LabelSelector | None, about("Pods the profile is for; absent: all.")] = None
+    priority: Annotated[
+        int,
+        about("Of two profiles that set one sysctl, the higher priority wins.", at_least=-1000, at_most=1000),
+    ] = 0
+    sysctls: Annotated[list[ProfileSysctl], about("Sysctls and their values.", map_key="name", max_items=16)]
+    rollout: Annotated[Rollout, about("How the change spreads.")] = Rollout()
+
+
+class ProfileNodes(Resource, frozen=True, kw_only=True):
+    """Nodes by state of the roll-out."""
+
+    selected: Annotated[int, about("Nodes the profile is for.")] = 0
+    applied: Annotated[int, about("Nodes that have its values.")] = 0
+    drifted: Annotated[int, about("Nodes on which someone else changed a value.")] = 0
+    failed: Annotated[int, about("Nodes that could not be changed.")] = 0
+
+
+class SysctlProfileStatus(Resource, frozen=True, kw_only=True):
+    """How far the roll-out is."""
+
+    nodes: Annotated[ProfileNodes, about("Nodes by state.")] = ProfileNodes()
+    conditions: Conditions = []
+
+
+class SysctlProfile(Resource, frozen=True, kw_only=True):
+    """Network sysctls for nodes or pods, rolled out node by node, and put back when the profile goes."""
+
+    api_version: str = ""
+    kind: str = "SysctlProfile"
+    metadata: ObjectMeta
+    spec: Annotated[SysctlProfileSpec, about("Which sysctls, where, and how carefully.")]
+    status: Annotated[SysctlProfileStatus, about("How far the roll-out is.")] = SysctlProfileStatus()
