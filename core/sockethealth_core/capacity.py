@@ -46,9 +46,9 @@ def parse_port_list(text: str) -> tuple[tuple[int, int], ...]:
     """
     ranges = []
     for item in filter(None, (part.strip() for part in text.split(","))):
-        first, _, last = item.partition("-")
+        first, dash, last = item.partition("-")
         try:
-            low, high = int(first), int(last or first)
+            low, high = int(first), int(last if dash else first)
         except ValueError:
             raise ValueError(f"'{item}' is neither a port nor a range of ports such as 9148-9150") from None
         if not 0 <= low <= high <= 65535:
