@@ -225,11 +225,7 @@ def _struct(kind: type[msgspec.Struct], *, defaults: bool) -> dict[str, Any]:
     if required:
         schema["required"] = required
     if kind.admission_rules:
-        schema["x-kubernetes-validations"] = [
-            {"rule": rule.rule, "message": rule.message}
-            | ({"messageExpression": rule.message_expression} if rule.message_expression else {})
-            for rule in kind.admission_rules
-        ]
+        schema["x-kubernetes-validations"] = [rule.rendered() for rule in kind.admission_rules]
     return schema
 
 

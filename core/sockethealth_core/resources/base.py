@@ -16,12 +16,25 @@ T = TypeVar("T")
 class Rule(NamedTuple):
     """A CEL rule that the API server checks at admission, and the sentence it answers with.
 
-    ``message`` is plain text unless ``message_expression`` is set, which is CEL and may name the value.
+    ``message`` is plain text unless ``message_expression`` is set, which is CEL and may name the value; the API
+    server estimates its cost, so it can only name values of bounded length. ``field_path`` is the field the answer
+    points at, such as ``.clearThreshold``.
     """
 
     rule: str
     message: str
     message_expression: str | None = None
+    field_path: str | None = None
+
+    def rendered(self) -> dict[str, str]:
+        """As ``x-kubernetes-validations`` has it."""
+        parts = {
+            "rule": self.rule,
+            "message": self.message,
+            "messageExpression": self.message_expression,
+            "fieldPath": self.field_path,
+        }
+        return {key: part for key, part in parts.items() if part is not None}
 
 
 def about(
@@ -40,11 +53,7 @@ def about(
     """Describe a field for ``kubectl explain``, with the bounds admission checks."""
     extra: dict[str, Any] = {}
     if rules:
-        extra["x-kubernetes-validations"] = [
-            {"rule": r.rule, "message": r.message}
-            | ({"messageExpression": r.message_expression} if r.message_expression else {})
-            for r in rules
-        ]
+        extra["x-kubernetes-validations"] = [rule.rendered() for rule in rules]
     if map_key:
         extra |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [map_key]}
     if date_time:

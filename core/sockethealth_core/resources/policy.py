@@ -45,9 +45,9 @@ class PolicyRule(Resource, frozen=True, kw_only=True):
         ),
         Rule(
             "!has(self.clearThreshold) || !has(self.threshold) || self.clearThreshold <= self.threshold",
-            "clearThreshold must not be above threshold, or the finding would clear and raise again for ever",
-            "'clearThreshold ' + string(self.clearThreshold) + ' is above threshold ' + string(self.threshold)"
-            " + ': write a clearThreshold of at most ' + string(self.threshold)",
+            "clearThreshold is above threshold, so the finding would clear and raise again for ever: "
+            "write a clearThreshold of at most the threshold",
+            field_path=".clearThreshold",
         ),
         Rule(
             "self.detector != 'Expression' || (has(self.parameters) && 'expression' in self.parameters)",

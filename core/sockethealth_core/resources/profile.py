@@ -7,8 +7,9 @@ from sockethealth_core.resources.sockethealth import Mode
 from sockethealth_core.sysctls import MINIMUM_PORT_RANGE, SYSCTLS
 
 _NAMES = "[" + ", ".join(f"'{sysctl.name}'" for sysctl in SYSCTLS) + "]"
-_BOUNDS = "{" + ", ".join(f"'{s.name}': [{s.low}, {s.high}]" for s in SYSCTLS if s.kind == "Integer") + "}"
-_PORTS = "self.value.trim().split(' ').filter(part, part != '')"
+# /proc/sys shows a tab between the two ports, people write a space.
+_SPACED = r"self.value.replace('\t', ' ').trim()"
+_PORTS = f"{_SPACED}.split(' ').filter(part, part != '')"
 
 
 class ProfileSysctl(Resource, frozen=True, kw_only=True):
@@ -22,19 +23,23 @@ class ProfileSysctl(Resource, frozen=True, kw_only=True):
         ),
         Rule(
             f"self.name == 'net.ipv4.tcp_tw_recycle' || self.name in {_NAMES}",
-            "not a sysctl a profile may set: see docs/sysctls.md for those it may",
-            f"\"'\" + self.name + \"' is not a sysctl a profile may set: use one of \" + {_NAMES}.join(', ')",
+            "not a sysctl a profile may set: use one of " + ", ".join(sysctl.name for sysctl in SYSCTLS),
+            '"\'" + self.name + "\' is not a sysctl a profile may set: use one of '
+            + ", ".join(sysctl.name for sysctl in SYSCTLS)
+            + '"',
+        ),
+        *(
+            Rule(
+                f"self.name != '{s.name}' || (self.value.matches('^[0-9]{{1,9}}$') && "
+                f"int(self.value) >= {s.low} && int(self.value) <= {s.high})",
+                f"{s.name} takes a whole number from {s.low} to {s.high}",
+                f'"{s.name} takes a whole number from {s.low} to {s.high}, not \'" + self.value + "\'"',
+            )
+            for s in SYSCTLS
+            if s.kind == "Integer"
         ),
         Rule(
-            f"!(self.name in {_BOUNDS}) || (self.value.matches('^[0-9]{{1,9}}$') && "
-            f"int(self.value) >= {_BOUNDS}[self.name][0] && int(self.value) <= {_BOUNDS}[self.name][1])",
-            "value out of its safe bounds",
-            f"!(self.name in {_BOUNDS}) ? '' : self.name + ' takes a whole number from ' + "
-            f"string({_BOUNDS}[self.name][0]) + ' to ' + string({_BOUNDS}[self.name][1]) + "
-            '", not \'" + self.value + "\'"',
-        ),
-        Rule(
-            "self.name != 'net.ipv4.ip_local_port_range' || (self.value.trim().matches('^[0-9]{1,5} +[0-9]{1,5}$') && "
+            f"self.name != 'net.ipv4.ip_local_port_range' || ({_SPACED}.matches('^[0-9]{{1,5}} +[0-9]{{1,5}}$') && "
             f"int({_PORTS}[0]) >= 1024 && int({_PORTS}[1]) <= 65535 && "
             f"int({_PORTS}[1]) - int({_PORTS}[0]) + 1 >= {MINIMUM_PORT_RANGE})",
             "net.ipv4.ip_local_port_range takes the first and the last port, from 1024 to 65535 and at least "
