@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run scan test lint types imports unit kernel api node generate check-generated lock demo demo-down clean
+.PHONY: help setup run test lint types unit kernel api node generate lock demo demo-down clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,40 @@ $(STAMP): pyproject.toml requirements/dev.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	@touch $@
 
+run: setup ## show the socket health of this machine's network namespaces; no cluster needed
+	@$(BIN)/sockethealth scan
+
+test: lint types ## everything that can be tested here: lint, types, unit, kernel, API server, node
+	$(BIN)/python -m pytest tests
+
+lint: setup ## style, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: setup ## mypy, strict
+	$(BIN)/mypy
+
+unit: setup ## tests that need nothing
+	$(BIN)/python -m pytest tests/unit
+
+kernel: setup ## tests on this machine's kernel: root and network namespaces
+	$(BIN)/python -m pytest tests/kernel
+
+api: setup ## tests on a real API server
+	$(BIN)/python -m pytest tests/api
+
+node: setup ## end-to-end tests on a real node
+	$(BIN)/python -m pytest tests/node
+
+generate: setup ## write CRDs and the chart's copies from the types in core/
+	$(BIN)/python tools/generate.py
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+
 lock: setup ## resolve the dependencies anew and write requirements/*.txt with hashes
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --group dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 pyproject.toml -o requirements/runtime.txt
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --constraint requirements/dev.txt - -o requirements/build.txt

@@ -50,6 +50,9 @@ class Conntrack(Resource, frozen=True, kw_only=True):
 
     entries: Annotated[int, about("net.netfilter.nf_conntrack_count.")] = 0
     maximum: Annotated[int, about("net.netfilter.nf_conntrack_max.")] = 0
+    insert_failed_per_second: Annotated[
+        float, about("Connections not tracked because no entry was free for them, such as no source port for NAT.")
+    ] = 0.0
 
 
 class Agent(Resource, frozen=True, kw_only=True):

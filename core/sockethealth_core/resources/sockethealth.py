@@ -138,6 +138,7 @@ class EphemeralPorts(Resource, frozen=True, kw_only=True):
     low: Annotated[int, about("First port of net.ipv4.ip_local_port_range in the pod.")] = 32768
     high: Annotated[int, about("Last port of net.ipv4.ip_local_port_range in the pod.")] = 60999
     reserved: Annotated[Count, about("Ports of the range in net.ipv4.ip_local_reserved_ports.")] = 0
+    listening: Annotated[Count, about("Further ports of the range that listeners hold.")] = 0
     usable: Annotated[Count, about("Ports left for connecting: the range less reserved and listening ports.")] = 28232
     destinations: Annotated[
         list[Destination], about("Destinations that use most ports, worst first; at most 5.", max_items=5)
@@ -152,6 +153,9 @@ class Listener(Resource, frozen=True, kw_only=True):
     queue: Annotated[Count, about("Connections complete and waiting for accept().")] = 0
     backlog: Annotated[Count, about("Limit of the queue: the lower of listen(backlog) and somaxconn.")] = 0
     syn_recv: Annotated[Count, about("Connections half open at this port.")] = 0
+    syn_backlog: Annotated[
+        Count, about("How many may be half open: the smaller of backlog and net.ipv4.tcp_max_syn_backlog.")
+    ] = 0
     process: Annotated[str, about("Command name of the process that listens.")] = ""
 
 
@@ -188,7 +192,7 @@ class Facts(Resource, frozen=True, kw_only=True):
         EphemeralPorts, about("Ephemeral ports per destination: the limit clients run into.")
     ] = EphemeralPorts()
     listeners: Annotated[
-        list[Listener], about("Listeners that queue or overflow, worst first; at most 5.", max_items=5)
+        list[Listener], about("Listeners with connections waiting or half open, worst first; at most 5.", max_items=5)
     ] = []
     rates: Annotated[Rates, about("Events per second, between the last two readings.")] = Rates()
     sysctls: Annotated[
