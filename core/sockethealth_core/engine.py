@@ -103,8 +103,8 @@ def health_of(findings: Iterable[Finding]) -> Health:
 
 def transitions(before: Sequence[Finding], after: Sequence[Finding]) -> list[Transition]:
     """What changed between two judgements, by policy and detector: one finding each at most."""
-    old = {_identity(finding): finding for finding in before}
-    new = {_identity(finding): finding for finding in after}
+    old = {identity_of(finding): finding for finding in before}
+    new = {identity_of(finding): finding for finding in after}
     changes = []
     for identity, finding in new.items():
         known = old.get(identity)
@@ -192,14 +192,15 @@ def _worst_of_each(active: list[tuple[CompiledRule, Finding]]) -> list[Finding]:
     """One finding a policy and detector: a Critical one makes the Warning of the same thing noise."""
     best: dict[tuple[str, ...], Finding] = {}
     for _, finding in active:
-        identity = _identity(finding)
+        identity = identity_of(finding)
         known = best.get(identity)
         if known is None or SEVERITY_ORDER[finding.severity] < SEVERITY_ORDER[known.severity]:
             best[identity] = finding
     return sorted(best.values(), key=lambda finding: (SEVERITY_ORDER[finding.severity], finding.type, finding.policy))
 
 
-def _identity(finding: Finding) -> tuple[str, ...]:
+def identity_of(finding: Finding) -> tuple[str, ...]:
+    """What makes two findings of one subject the same thing: policy and detector, whatever the severity."""
     # Rules of an Expression are each a thing of their own; of the others, rules differ in severity only.
     rule = finding.rule if finding.type == "Expression" else ""
     return (finding.policy_kind, finding.policy, finding.type, rule)

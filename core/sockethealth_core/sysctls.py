@@ -154,3 +154,6 @@ SYSCTLS: Final[tuple[Sysctl, ...]] = (
 
 MINIMUM_PORT_RANGE: Final = 8192
 """Fewest ports a profile may leave a namespace to connect from."""
+
+KERNEL_PORT_RANGE: Final = (32768, 60999)
+"""The kernel's own ip_local_port_range (net/ipv4/af_inet.c, ``inet_init_net``)."""
