@@ -1,0 +1,161 @@
+"""Using a cluster through its kubeconfig: kubectl, Python clients, tokens."""
+
+import json
+import os
+import subprocess
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from kubernetes import client as kubernetes_client
+from kubernetes import config as kubernetes_config
+from kubernetes.dynamic import DynamicClient
+
+from harness.binaries import client_path
+from harness.errors import HarnessError
+
+
+def _environment() -> dict[str, str]:
+    """Ours without the variables by which another cluster could slip in."""
+    return {key: value for key, value in os.environ.items() if key not in {"KUBECONFIG", "HELM_KUBECONTEXT"}}
+
+
+class ClusterAccess:
+    """A cluster as its administrator sees it.
+
+    Attributes:
+        kubeconfig: The file all of the below use.
+    """
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self.kubeconfig = kubeconfig
+        self._clients: list[Any] = []
+
+    @cached_property
+    def _user_and_cluster(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        document = yaml.safe_load(self.kubeconfig.read_text())
+        contexts = {entry["name"]: entry["context"] for entry in document["contexts"]}
+        context = contexts[document["current-context"]]
+        users = {entry["name"]: entry["user"] for entry in document["users"]}
+        clusters = {entry["name"]: entry["cluster"] for entry in document["clusters"]}
+        return users[context["user"]], clusters[context["cluster"]]
+
+    @property
+    def server(self) -> str:
+        """The URL of the API server."""
+        return str(self._user_and_cluster[1]["server"])
+
+    @property
+    def ca_file(self) -> Path:
+        """The certificate authority of the API server.
+
+        Raises:
+            HarnessError: The kubeconfig holds it inline or not at all.
+        """
+        file = self._user_and_cluster[1].get("certificate-authority")
+        if file is None:
+            raise HarnessError(f"{self.kubeconfig} names no certificate-authority file, which this test needs.")
+        return Path(file)
+
+    @property
+    def admin_token(self) -> str:
+        """The administrator's bearer token.
+
+        Raises:
+            HarnessError: The kubeconfig authenticates in another way.
+        """
+        token = self._user_and_cluster[0].get("token")
+        if token is None:
+            raise HarnessError(f"{self.kubeconfig} has no token for its user, which this test needs.")
+        return str(token)
+
+    def kubectl(
+        self,
+        *arguments: str,
+        input: str | None = None,  # noqa: A002 - named as in subprocess.run
+        check: bool = True,
+        timeout: float = 60,
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run kubectl on this cluster.
+
+        Args:
+            arguments: What follows `kubectl`.
+            input: Standard input, for `-f -`.
+            check: Whether a failure raises.
+            timeout: Seconds after which kubectl is ended.
+
+        Raises:
+            HarnessError: kubectl failed and `check` is set; the message has what it printed.
+        """
+        argv = [str(client_path("kubectl")), f"--kubeconfig={self.kubeconfig}", *arguments]
+        return self._run("kubectl", argv, check=check, timeout=timeout, stdin=input)
+
+    def _run(
+        self, program: str, argv: list[str], *, check: bool, timeout: float, stdin: str | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            argv, input=stdin, capture_output=True, text=True, check=False, timeout=timeout, env=_environment()
+        )
+        if check and done.returncode:
+            said = f"{done.stderr}{done.stdout}"
+            raise HarnessError(f"{program} {' '.join(argv[2:])} exited with {done.returncode}:\n{said}")
+        return done
+
+    def exec(
+        self,
+        namespace: str,
+        pod: str,
+        *command: str,
+        container: str = "",
+        input: str | None = None,  # noqa: A002 - as in kubectl
+    ) -> str:
+        """Run a command in a pod and return its standard output.
+
+        Raises:
+            HarnessError: The command failed.
+        """
+        where = ["-n", namespace, pod, *([f"--container={container}"] if container else [])]
+        stdin = ["-i"] if input is not None else []
+        return self.kubectl("exec", *stdin, *where, "--", *command, input=input).stdout
+
+    def helm(self, *arguments: str, check: bool = True, timeout: float = 180) -> "subprocess.CompletedProcess[str]":
+        """Run Helm on this cluster.
+
+        Raises:
+            HarnessError: It failed and `check` is set; the message has what it printed.
+        """
+        argv = [str(client_path("helm")), f"--kubeconfig={self.kubeconfig}", *arguments]
+        return self._run("helm", argv, check=check, timeout=timeout)
+
+    def get(self, *arguments: str) -> dict[str, Any]:
+        """`kubectl get ... -o json`, decoded."""
+        document: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json").stdout)
+        return document
+
+    def client(self) -> kubernetes_client.ApiClient:
+        """A fresh client of the Python library, closed with the cluster; proxies are ignored."""
+        settings = kubernetes_client.Configuration()
+        kubernetes_config.load_kube_config(  # type: ignore[no-untyped-call] # the library has no annotations
+            config_file=str(self.kubeconfig), client_configuration=settings
+        )
+        settings.proxy = None
+        made = kubernetes_client.ApiClient(settings)
+        self._clients.append(made)
+        return made
+
+    @cached_property
+    def dynamic(self) -> DynamicClient:
+        """A client that discovers resources, custom ones included."""
+        return DynamicClient(self.client())  # type: ignore[no-untyped-call] # as above
+
+    def token_for(self, service_account: str, namespace: str, *arguments: str) -> str:
+        """A bearer token of a service account, from `kubectl create token` with `arguments` added."""
+        return self.kubectl("create", "token", service_account, "-n", namespace, *arguments).stdout.strip()
+
+    def close_clients(self) -> None:
+        """Close the connections of all clients made here."""
+        while self._clients:
+            made = self._clients.pop()
+            made.rest_client.pool_manager.clear()
+            made.close()

@@ -1,0 +1,132 @@
+"""The pytest side: skips by marker, and the fixtures that hand out one cluster per session."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import binaries, images, packages, progress, requirements
+from harness.cluster import ExistingCluster, OwnCluster, existing_kubeconfig
+from harness.errors import HarnessError
+from harness.state import ClusterDir, Owner, state_root
+
+
+def skip_or_fail(sentence: str) -> None:
+    """Skip the test for a missing part; where CI=true promises that everything is there, fail it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{sentence} (CI=true turns this skip into a failure.)", pytrace=False)
+    pytest.skip(sentence)
+
+
+def _kinds_of(item: pytest.Item) -> list[str]:
+    return [kind for kind in requirements.KINDS if item.get_closest_marker(kind)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked kernel, api or node where the machine lacks what it needs."""
+    for kind in _kinds_of(item):
+        sentence = requirements.missing(kind)
+        if sentence:
+            skip_or_fail(sentence)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run tests that start a node of their own before the session's cluster gets one; there can be only one."""
+    items.sort(key=lambda item: "no_node_yet" not in getattr(item, "fixturenames", ()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    """Do what takes minutes before the first test starts, where no test's timeout counts it."""
+    if session.config.option.collectonly:
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    capture = session.config.pluginmanager.get_plugin("capturemanager")
+
+    def show(line: str) -> None:
+        if reporter is None or capture is None:
+            return
+        with capture.global_and_fixture_disabled():
+            reporter.ensure_newline()
+            reporter.write_line(line)
+
+    progress.report_through(show)
+    kinds = {kind for item in session.items for kind in _kinds_of(item)}
+    try:
+        if existing_kubeconfig() or not kinds & {"api", "node"}:
+            return
+        if not requirements.missing("api"):
+            binaries.ensure(binaries.CONTROL_PLANE)
+        if "node" in kinds and not requirements.missing("node"):
+            packages.ensure()
+            binaries.ensure(binaries.NODE)
+            images.pause_archive()
+            images.base_archive()
+            _build_project_image()
+    except HarnessError as error:
+        pytest.exit(str(error), returncode=1)
+
+
+def _build_project_image() -> None:
+    """Build it ahead; a failure is for the tests that use the image, which meet it again."""
+    try:
+        images.project_archive()
+    except HarnessError as error:
+        progress.say(str(error))
+
+
+@pytest.fixture(scope="session")
+def control_plane() -> Iterator[OwnCluster | ExistingCluster]:
+    """API server and controllers; the same cluster as `cluster_node` if that is used too."""
+    kubeconfig = existing_kubeconfig()
+    if kubeconfig:
+        existing = ExistingCluster(kubeconfig)
+        yield existing
+        existing.close()
+        return
+    cluster = OwnCluster.create(f"run-{os.getpid()}", Owner.this_process())
+    try:
+        cluster.start_control_plane()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@pytest.fixture(scope="session")
+def cluster_node(control_plane: OwnCluster | ExistingCluster) -> OwnCluster | ExistingCluster:
+    """The cluster of `control_plane`, with a node that runs pods."""
+    if isinstance(control_plane, OwnCluster):
+        control_plane.start_node()
+    return control_plane
+
+
+@pytest.fixture
+def no_node_yet() -> None:
+    """For a test that starts a node itself: puts it first, and says so should the session have one all the same."""
+    own = ClusterDir(state_root() / f"run-{os.getpid()}")
+    if own.node_record.exists():
+        pytest.fail("This test starts a node of its own, and the session's cluster has one already.", pytrace=False)
+
+
+@pytest.fixture
+def namespace(control_plane: OwnCluster | ExistingCluster) -> Iterator[str]:
+    """A fresh namespace of its own for one test, given up at the end without waiting for it to go."""
+    name = f"test-{secrets.token_hex(4)}"
+    control_plane.kubectl("create", "namespace", name)
+    yield name
+    control_plane.kubectl("delete", "namespace", name, "--wait=false", check=False)
+
+
+@pytest.fixture(scope="session")
+def crds(control_plane: OwnCluster | ExistingCluster) -> Path:
+    """The folder of the project's CRDs, applied and served."""
+    folder = images.REPOSITORY / "crds"
+    if not any(folder.glob("*.yaml")):
+        skip_or_fail("crds/*.yaml is missing: generate it first (make generate).")
+    control_plane.kubectl("apply", "--server-side", "-f", str(folder))
+    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(folder))
+    return folder
