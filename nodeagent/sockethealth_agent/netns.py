@@ -32,15 +32,15 @@ class NetnsError(Exception):
         self.path = path
 
 
-class NetnsGone(NetnsError):
+class NetnsGone(NetnsError):  # noqa: N818 - says what happened, as FileNotFound does
     """The last process of the namespace exited, or the file is no namespace any more."""
 
 
-class NetnsRefused(NetnsError):
+class NetnsRefused(NetnsError):  # noqa: N818 - says what happened, as FileNotFound does
     """The kernel refused to open or enter the namespace."""
 
 
-class NetnsStuck(RuntimeError):
+class NetnsStuck(RuntimeError):  # noqa: N818 - says what happened, as FileNotFound does
     """The thread could not return to its own namespace. The process must end: its reads would be of another pod."""
 
 
@@ -60,7 +60,7 @@ def identity(path: str | Path = OWN_NETNS) -> NetnsId:
         NetnsRefused: another user's process, and CAP_SYS_PTRACE is missing.
     """
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except OSError as error:
         raise _explained(str(path), "opened", "CAP_SYS_PTRACE", error) from error
     return NetnsId(found.st_dev, found.st_ino)
@@ -85,7 +85,9 @@ def entered(path: str | Path, expected: NetnsId | None = None) -> Iterator[Netns
             stat = os.fstat(target)
             found = NetnsId(stat.st_dev, stat.st_ino)
             if expected is not None and found != expected:
-                raise NetnsGone(str(path), f"{path} is another network namespace than before: its process was replaced.")
+                raise NetnsGone(
+                    str(path), f"{path} is another network namespace than before: its process was replaced."
+                )
             try:
                 pyroute2_netns.setns(target)
             except OSError as error:
