@@ -53,6 +53,12 @@ node: setup ## end-to-end tests on a real node
 generate: setup ## write CRDs and the chart's copies from the types in core/
 	$(BIN)/python tools/generate.py
 
+demo: setup ## a one-node cluster with the chart and three badly behaved workloads; prints what to look at
+	@PYTHONPATH=tests $(BIN)/python demo/demo.py up
+
+demo-down: setup ## remove all of `make demo`
+	@PYTHONPATH=tests $(BIN)/python demo/demo.py down
+
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from sockethealth_core.detectors import Reading, Subject
-from sockethealth_core.detectors.base import AnyFacts
+from sockethealth_core.detectors.base import AnyFacts, MeasureError
 from sockethealth_core.names import runbook_url
 from sockethealth_core.policy import CompiledRule, RuleKey
 from sockethealth_core.resources import Finding, Health, Judgement, RuleState, Severity, Target
@@ -28,10 +28,15 @@ NameTarget = Callable[[Target], Target]
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The next judgement, and when the next state would change if the facts stay (epoch seconds, or never)."""
+    """The next judgement, and when the next state would change if the facts stay (epoch seconds, or never).
+
+    ``errors`` names rules that could not be applied to these facts, each with a sentence for the policy's author;
+    their state stays as it is.
+    """
 
     judgement: Judgement
     next_due: float | None
+    errors: tuple[tuple[RuleKey, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +73,14 @@ def evaluate(
     states: list[RuleState] = []
     active: list[tuple[CompiledRule, Finding]] = []
     due: list[float] = []
+    errors: list[tuple[RuleKey, str]] = []
     for rule in rules:
         old = old_states.get(rule.key)
-        reading = None if stale else rule.detector.measure(facts, rule.parameters)
+        reading = None
+        try:
+            reading = None if stale else rule.detector.measure(facts, rule.parameters)
+        except MeasureError as error:
+            errors.append((rule.key, str(error)))
         state = old if reading is None else _advance(rule, old, reading.value, now, due)
         if state is None:
             continue
@@ -84,7 +94,7 @@ def evaluate(
     findings = _worst_of_each(active)
     health: Health = "Unknown" if stale else health_of(findings)
     judgement = Judgement(health=health, findings=findings, evaluation=states, conditions=previous.conditions)
-    return Evaluation(judgement, min(due, default=None))
+    return Evaluation(judgement, min(due, default=None), tuple(errors))
 
 
 def snapshot(subject: Subject, facts: AnyFacts, rules: Sequence[CompiledRule], now: float) -> Judgement:

@@ -174,7 +174,7 @@ def _compile_rule(policy: AnyPolicy, rule: PolicyRule, faults: list[str]) -> Com
     if detector is None:
         faults.append(f"rule '{rule.name}': this version does not evaluate detector {rule.detector}")
         return None
-    default = next((d for d in detector.defaults if d.severity == rule.severity), detector.defaults[0])
+    default = detector.rule_for(rule.severity)
     threshold = default.threshold if rule.threshold is None else rule.threshold
     ratio = default.clear_threshold / default.threshold
     clear = threshold * ratio if rule.clear_threshold is None else rule.clear_threshold

@@ -11,6 +11,10 @@ AnyFacts = Facts | NodeFacts
 Parameters = Mapping[str, str]
 
 
+class MeasureError(Exception):
+    """A rule's parameters cannot be applied to the facts at hand; the text is a sentence for the policy's author."""
+
+
 @dataclass(frozen=True, slots=True)
 class DefaultRule:
     """A rule of the default policy; ``for_`` is a duration as people write it."""
@@ -63,9 +67,11 @@ class Detector:
         unit: what its value and thresholds count.
         scope: whether it reads a pod's facts or a node's.
         defaults: its rules in the default policy.
-        measure: the value in the facts, or None where they do not tell.
+        measure: the value in the facts, or None where they do not tell. Only Expression raises MeasureError.
         advise: what to say of a reading. Its ``target`` may by then carry a name of the cluster.
-        parameters: parameters a rule may give, each with the value it has otherwise.
+        parameters: parameters a rule may give, each a duration, with the value it has otherwise.
+        fallback: thresholds of a rule that gives none, for a detector without default rules.
+        check: sentences about parameters that are more than durations.
     """
 
     name: str
@@ -76,9 +82,18 @@ class Detector:
     measure: Callable[[AnyFacts, Parameters], Reading | None]
     advise: Callable[[Subject, AnyFacts, Reading], Advice]
     parameters: Mapping[str, str] = field(default_factory=dict)
+    fallback: DefaultRule | None = None
+    check: Callable[[Parameters], list[str]] | None = None
+
+    def rule_for(self, severity: Severity) -> DefaultRule:
+        """The default rule of a severity, or the detector's first."""
+        rules = list(self.defaults) or [rule for rule in (self.fallback,) if rule is not None]
+        return min(rules, key=lambda rule: rule.severity != severity)
 
     def check_parameters(self, parameters: Parameters) -> list[str]:
         """Sentences about parameters that the detector cannot use; empty when all are well."""
+        if self.check is not None:
+            return self.check(parameters)
         faults = []
         for name, value in parameters.items():
             if name not in self.parameters:
