@@ -1,0 +1,27 @@
+"""The programs `sockethealth` and `kubectl sockethealth`: their commands, and nothing else."""
+
+import click
+
+from sockethealth_cli.scan import scan
+
+_EPILOG = """\b
+Shell completion (bash; zsh_source and fish_source for others):
+  eval "$(_SOCKETHEALTH_COMPLETE=bash_source sockethealth)"
+"""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.version_option(package_name="sockethealth")
+def main() -> None:
+    """Which TCP sockets are running out, why, when it will break, and what to do."""
+
+
+main.add_command(scan)
+
+
+def kubectl_main() -> None:
+    """Entry point of the kubectl plugin."""
+    # The kubernetes client takes longer to load than a scan to run, and a scan never needs it.
+    from sockethealth_cli.plugin import plugin  # noqa: PLC0415
+
+    plugin(prog_name="kubectl sockethealth")
