@@ -147,7 +147,9 @@ KINDS: Final = (
     ),
 )
 
-CATEGORY: Final = GROUP.partition(".")[0]
+CATEGORY: Final = GROUP.replace(".", "-")
+"""All five kinds at once. Any kind's own name would shadow the kind: kubectl expands categories first."""
+_PRODUCT: Final = GROUP.partition(".")[0]
 
 
 def definition(kind: Kind) -> dict[str, Any]:
@@ -173,7 +175,7 @@ def definition(kind: Kind) -> dict[str, Any]:
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": kind.definition_name, "labels": {"app.kubernetes.io/name": CATEGORY}},
+        "metadata": {"name": kind.definition_name, "labels": {"app.kubernetes.io/name": _PRODUCT}},
         "spec": {
             "group": GROUP,
             "names": names,

@@ -17,6 +17,7 @@ from sockethealth_core.resources import (
     SocketHealthPolicy,
     Watchpoint,
     decode,
+    place_of,
 )
 from sockethealth_core.selectors import matches
 from sockethealth_core.units import parse_duration
@@ -208,7 +209,8 @@ def _compile_rule(policy: AnyPolicy, rule: PolicyRule, faults: list[str]) -> Com
 def _unknown_detectors(raw: Mapping[str, Any]) -> list[str]:
     # Said here with the known names, because a type error would only name the place.
     faults = []
-    rules = (raw.get("spec") or {}).get("rules") or []
+    spec = raw.get("spec")
+    rules = spec.get("rules") if isinstance(spec, Mapping) else None
     for rule in rules if isinstance(rules, list) else []:
         name = rule.get("detector") if isinstance(rule, Mapping) else None
         if isinstance(name, str) and name not in _DETECTOR_NAMES:
@@ -217,6 +219,4 @@ def _unknown_detectors(raw: Mapping[str, Any]) -> list[str]:
 
 
 def _place(raw: Mapping[str, Any]) -> str:
-    metadata = raw.get("metadata") or {}
-    place = "/".join(str(metadata[key]) for key in ("namespace", "name") if metadata.get(key))
-    return f"{raw.get('kind')} {place or '(no name)'}"
+    return f"{raw.get('kind')} {place_of(raw)}"

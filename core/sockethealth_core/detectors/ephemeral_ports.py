@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from sockethealth_core.capacity import PortRange
+from sockethealth_core.capacity import TIME_WAIT_SECONDS, PortRange
 from sockethealth_core.detectors.base import (
     Advice,
     AnyFacts,
@@ -14,7 +14,7 @@ from sockethealth_core.detectors.base import (
     describe,
     per_second,
 )
-from sockethealth_core.resources import Destination, Facts, Target
+from sockethealth_core.resources import Destination, EphemeralPorts, Facts, Target
 from sockethealth_core.units import format_count, format_duration
 
 WIDER_RANGE = PortRange(10240, 65000)
@@ -66,7 +66,7 @@ def advise(subject: Subject, facts: AnyFacts, reading: Reading) -> Advice:
         outlook = f"at {per_second(worst.closes_per_second, 'closes')} it levels off below the limit"
     else:
         outlook = "no connection to it was closed in the recent past"
-    return Advice(f"{used}; {outlook}.", _remedy(worst, ports.low, ports.high, ports.usable))
+    return Advice(f"{used}; {outlook}.", _remedy(subject, worst, ports))
 
 
 _POOL_FIRST = (
@@ -75,22 +75,25 @@ _POOL_FIRST = (
 )
 
 
-def _remedy(worst: Destination, low: int, high: int, usable: int) -> str:
-    held_open = max(1, worst.used - worst.time_wait)
+def _remedy(subject: Subject, worst: Destination, ports: EphemeralPorts) -> str:
+    held_open = worst.used - worst.time_wait
     # Little's law: the connections open at any moment are what a pool must hold to carry the same rate.
-    if worst.closes_per_second > 0:
-        pool = (
-            f"Reuse connections: a pool of about {format_count(ceil(held_open * 1.5))} carries this rate, as "
-            f"only {format_count(held_open)} of them {'is' if held_open == 1 else 'are'} open at once."
-        )
+    if worst.closes_per_second <= 0:
+        steps = [f"{format_count(held_open)} connections are open at once: bound the client's pool."]
+    elif held_open <= 1:
+        steps = ["Reuse connections: a handful kept alive carries this rate, as they are open for a moment only."]
     else:
-        pool = f"{format_count(held_open)} connections are open at once: bound the client's pool."
-    steps = [pool]
-    if WIDER_RANGE.usable > (high - low + 1):
+        pool = format_count(ceil(held_open * 1.5))
+        steps = [
+            f"Reuse connections: a pool of about {pool} carries this rate, as only {format_count(held_open)} "
+            "are open at once."
+        ]
+    if WIDER_RANGE.usable > (ports.high - ports.low + 1):
+        place = "in the pod's securityContext.sysctls" if subject.kind == "pod" else "with sysctl -w in that namespace"
         steps.append(
-            f"Until then, set net.ipv4.ip_local_port_range to '{WIDER_RANGE.low} {WIDER_RANGE.high}' in the pod's "
-            f"securityContext.sysctls: it lasts {format_count(WIDER_RANGE.sustainable_rate)} connections/s "
-            f"instead of {format_count(usable / 60)}."
+            f"Until then, set net.ipv4.ip_local_port_range to '{WIDER_RANGE.low} {WIDER_RANGE.high}' {place}: it "
+            f"lasts {format_count(WIDER_RANGE.sustainable_rate)} connections/s instead of "
+            f"{format_count(ports.usable / TIME_WAIT_SECONDS)}."
         )
     steps.append("tcp_fin_timeout does not shorten TIME_WAIT, which is 60 s.")
     return " ".join(steps)

@@ -9,6 +9,7 @@ from sockethealth_core.resources.base import (
     OwnerReference,
     decode,
     encode,
+    place_of,
 )
 from sockethealth_core.resources.node import (
     Agent,
@@ -108,4 +109,5 @@ __all__ = [
     "Watchpoint",
     "decode",
     "encode",
+    "place_of",
 ]

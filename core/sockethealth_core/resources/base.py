@@ -164,9 +164,14 @@ def decode(kind: type[T], raw: Mapping[str, Any]) -> T:
     try:
         return msgspec.convert(raw, kind, strict=False)
     except msgspec.ValidationError as error:
-        metadata = raw.get("metadata") or {}
-        place = "/".join(str(metadata[key]) for key in ("namespace", "name") if metadata.get(key))
-        raise InvalidObjectError(f"{raw.get('kind') or kind.__name__} {place or '(no name)'}: {error}") from error
+        raise InvalidObjectError(f"{raw.get('kind') or kind.__name__} {place_of(raw)}: {error}") from error
+
+
+def place_of(raw: Mapping[str, Any]) -> str:
+    """Namespace and name of an object as messages name it, whatever shape its metadata has."""
+    metadata = raw.get("metadata")
+    named = metadata if isinstance(metadata, Mapping) else {}
+    return "/".join(str(named[key]) for key in ("namespace", "name") if named.get(key)) or "(no name)"
 
 
 def encode(value: msgspec.Struct) -> dict[str, Any]:
