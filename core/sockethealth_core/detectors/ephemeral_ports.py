@@ -83,11 +83,8 @@ def _remedy(subject: Subject, worst: Destination, ports: EphemeralPorts) -> str:
     elif held_open <= 1:
         steps = ["Reuse connections: a handful kept alive carries this rate, as they are open for a moment only."]
     else:
-        pool = format_count(ceil(held_open * 1.5))
-        steps = [
-            f"Reuse connections: a pool of about {pool} carries this rate, as only {format_count(held_open)} "
-            "are open at once."
-        ]
+        pool, at_once = format_count(ceil(held_open * 1.5)), format_count(held_open)
+        steps = [f"Reuse connections: a pool of about {pool} carries this rate, as only {at_once} are open at once."]
     if WIDER_RANGE.usable > (ports.high - ports.low + 1):
         place = "in the pod's securityContext.sysctls" if subject.kind == "pod" else "with sysctl -w in that namespace"
         steps.append(
