@@ -10,10 +10,11 @@ What grows by itself (times, the age of the oldest CLOSE_WAIT) is never a change
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final
 
 from sockethealth_core.detectors import DETECTORS
-from sockethealth_core.detectors.base import AnyFacts
+from sockethealth_core.detectors.base import AnyFacts, MeasureError
 from sockethealth_core.resources import Facts, Rates, Watchpoint
 
 RELATIVE_BAND: Final = 0.25
@@ -73,17 +74,25 @@ def crossing(written: AnyFacts, current: AnyFacts, watchpoints: Iterable[Watchpo
     """
     for watchpoint in watchpoints:
         detector = DETECTORS.get(watchpoint.detector)
-        # Parameters were checked when the policy was accepted; those of a newer version mean nothing here.
-        if detector is None or detector.check_parameters(watchpoint.parameters):
+        if detector is None or not _usable(detector.name, tuple(sorted(watchpoint.parameters.items()))):
             continue
-        before = detector.measure(written, watchpoint.parameters)
-        after = detector.measure(current, watchpoint.parameters)
+        try:
+            before = detector.measure(written, watchpoint.parameters)
+            after = detector.measure(current, watchpoint.parameters)
+        except MeasureError:
+            continue  # the operator says so in the policy's conditions
         if before is None or after is None:
             continue
         for value in watchpoint.values:
             if (before.value >= value) != (after.value >= value):
                 return f"{detector.name} {value:g}"
     return None
+
+
+@lru_cache(maxsize=256)
+def _usable(detector: str, parameters: tuple[tuple[str, str], ...]) -> bool:
+    # They were checked when the policy was accepted; those of a newer version mean nothing here.
+    return not DETECTORS[detector].check_parameters(dict(parameters))
 
 
 def left_band(written: float, current: float, floor: float) -> bool:
@@ -146,7 +155,7 @@ def _exhausting(facts: Facts) -> bool:
 
 
 def _overflowing(facts: Facts) -> set[tuple[str, int]]:
-    return {(one.address, one.port) for one in facts.listeners if one.queue > one.backlog}
+    return {(one.address, one.port) for one in facts.listeners if one.queue > one.backlog > 0}
 
 
 def _holder(facts: Facts) -> tuple[str, str] | None:
