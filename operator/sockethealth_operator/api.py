@@ -1,0 +1,306 @@
+"""The Kubernetes API: the only module that knows its client, its status codes and its media types.
+
+The asynchronous client of the kubernetes package is used, as kopf runs on asyncio: no thread pool, and one
+connection pool. Only its transport, TLS and credentials are taken: the operator works with kinds that are
+known by discovery only, for which plain JSON is the natural form.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, cast
+from urllib.parse import quote
+
+import aiohttp
+import kopf
+from kubernetes.aio import client, config
+
+from sockethealth_core.names import OPERATOR_FIELD_MANAGER
+from sockethealth_operator.objects import ObjectRef, ResourceType
+
+_log = logging.getLogger(__name__)
+
+_APPLY: Final = "application/apply-patch+yaml"
+_MERGE: Final = "application/merge-patch+json"
+_METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+_METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_REQUEST_SECONDS: Final = 15.0
+_PAGE: Final = 500
+
+
+class ApiError(Exception):
+    """The API server refused; the text is what it said."""
+
+    def __init__(self, message: str, status: int, reason: str = "", retry_after_seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.retry_after_seconds = retry_after_seconds
+
+
+class NotFoundError(ApiError):
+    """The object, its namespace or its kind does not exist (404, 410)."""
+
+
+class ForbiddenError(ApiError):
+    """Not allowed (403), for want of a permission or because the namespace is being deleted."""
+
+    @property
+    def terminating(self) -> bool:
+        """Whether nothing may be created because the namespace is being deleted."""
+        return "because it is being terminated" in str(self)
+
+
+class ConflictError(ApiError):
+    """The object is another by now, or exists already (409)."""
+
+    @property
+    def already_exists(self) -> bool:
+        """Whether an object of that name is there."""
+        return self.reason == "AlreadyExists"
+
+
+class InvalidError(ApiError):
+    """The object is not valid (400, 422); the same request would be refused again."""
+
+
+class UnreachableError(ApiError):
+    """No answer: the API server is away, or the network is."""
+
+
+_ERRORS: Final[Mapping[int, type[ApiError]]] = {
+    400: InvalidError,
+    403: ForbiddenError,
+    404: NotFoundError,
+    409: ConflictError,
+    410: NotFoundError,
+    422: InvalidError,
+}
+
+
+class Api:
+    """Requests to one API server. It knows whether the server answers, and says so once when that changes."""
+
+    def __init__(self, configuration: client.Configuration) -> None:
+        self._configuration = configuration
+        # Proxies are for the outside: an API server is reached directly, as kopf does.
+        configuration.client_session_kwargs = {"trust_env": False}
+        configuration.proxy = None
+        self._client = client.ApiClient(configuration)
+        self.present = asyncio.Event()
+        self.present.set()
+        self.on_away: Callable[[], None] = lambda: None
+        self.on_return: Callable[[], None] = lambda: None
+
+    @classmethod
+    async def connect(cls, kubeconfig: Path | None) -> Self:
+        """Read credentials: of the kubeconfig given, of the pod's service account, or of KUBECONFIG.
+
+        Raises:
+            ApiError: with a sentence, when there are none.
+        """
+        settings = client.Configuration()
+        try:
+            if kubeconfig is None and _in_cluster():
+                config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call] # no annotations
+            else:
+                file = None if kubeconfig is None else str(kubeconfig)
+                await config.load_kube_config(  # type: ignore[no-untyped-call] # no annotations
+                    config_file=file, client_configuration=settings
+                )
+        except (config.ConfigException, OSError, TypeError) as error:
+            raise ApiError(
+                f"No credentials for an API server ({error}): run in a pod with a service account or give --kubeconfig",
+                0,
+            ) from error
+        return cls(settings)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.close()  # type: ignore[no-untyped-call] # no annotations
+
+    async def connection(self) -> kopf.ConnectionInfo:
+        """The same credentials for kopf, with the service account's token as it is at this moment."""
+        header = await self._configuration.get_api_key_with_prefix("BearerToken") or ""
+        scheme, _, token = header.partition(" ")
+        return kopf.ConnectionInfo(
+            server=self._configuration.host,
+            ca_path=self._configuration.ssl_ca_cert,
+            ca_data=self._configuration.ca_cert_data,
+            insecure=not self._configuration.verify_ssl,
+            username=self._configuration.username or None,
+            password=self._configuration.password or None,
+            scheme=scheme or None,
+            token=token or None,
+            certificate_path=self._configuration.cert_file,
+            private_key_path=self._configuration.key_file,
+        )
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> dict[str, Any]:
+        """Send one request and decode the answer.
+
+        Raises:
+            ApiError: one of its kinds; anything but 2xx.
+        """
+        try:
+            arguments = await self._client.param_serialize(
+                method,
+                quote(path),
+                query_params=list((query or {}).items()),
+                header_params={"Content-Type": content_type, "Accept": accept},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            response = await self._client.call_api(*arguments, _request_timeout=_REQUEST_SECONDS)
+            text = await response.read()  # type: ignore[no-untyped-call] # no annotations
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            self._is_away(error)
+            raise UnreachableError(f"The API server does not answer: {error}", 0) from error
+        self._is_back()
+        if response.status >= 300:
+            raise _error(response.status, text, response.headers)
+        return cast("dict[str, Any]", json.loads(text))
+
+    async def get(self, resource: ResourceType, namespace: str, name: str) -> dict[str, Any]:
+        """One object."""
+        return await self.request("GET", resource.path(namespace, name))
+
+    async def get_metadata(self, resource: ResourceType, namespace: str, name: str) -> dict[str, Any]:
+        """One object's metadata, without the rest."""
+        return await self.request("GET", resource.path(namespace, name), accept=_METADATA)
+
+    async def list_metadata(self, resource: ResourceType) -> AsyncIterator[dict[str, Any]]:
+        """Metadata of all objects of a kind, page by page, so that large clusters cost no memory."""
+        following: str | None = ""
+        while following is not None:
+            query = {"limit": str(_PAGE)} | ({"continue": following} if following else {})
+            page = await self.request("GET", resource.path(), query=query, accept=_METADATA_LIST)
+            for item in page.get("items") or []:
+                yield item
+            following = page["metadata"].get("continue") or None
+
+    async def create(self, resource: ResourceType, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Create an object."""
+        query = {"fieldManager": OPERATOR_FIELD_MANAGER}
+        return await self.request("POST", resource.path(namespace), query=query, body=body)
+
+    async def delete(self, resource: ResourceType, namespace: str, name: str, propagation: str = "Background") -> None:
+        """Delete an object."""
+        query = {"propagationPolicy": propagation}
+        await self.request("DELETE", resource.path(namespace, name), query=query)
+
+    async def try_delete(self, resource: ResourceType, namespace: str, name: str) -> str | None:
+        """Delete an object if it is there; a sentence when that was refused."""
+        try:
+            await self.delete(resource, namespace, name)
+        except NotFoundError:
+            return None
+        except ForbiddenError as error:
+            return f"{resource.kind} {name} could not be deleted: {error}"
+        return None
+
+    async def apply(
+        self, resource: ResourceType, ref: ObjectRef, fields: Mapping[str, Any], subresource: str = ""
+    ) -> dict[str, Any]:
+        """Server-side apply of the operator's own fields.
+
+        The UID goes with them: without it an object that was deleted meanwhile would come back as a stub.
+        """
+        metadata: dict[str, Any] = {"name": ref.name} | ({"namespace": ref.namespace} if ref.namespace else {})
+        if ref.uid:
+            metadata["uid"] = ref.uid
+        metadata |= fields.get("metadata", {})
+        return await self.request(
+            "PATCH",
+            resource.path(ref.namespace, ref.name, subresource),
+            query={"fieldManager": OPERATOR_FIELD_MANAGER, "force": "true"},
+            body={"apiVersion": resource.api_version, "kind": resource.kind, **fields, "metadata": metadata},
+            content_type=_APPLY,
+        )
+
+    async def annotate(self, resource: ResourceType, ref: ObjectRef, annotations: Mapping[str, str | None]) -> None:
+        """Set or (None) remove annotations of the object with that UID; a successor of its name is refused.
+
+        Raises:
+            ConflictError: the object of that name is another by now.
+        """
+        await self.request(
+            "PATCH",
+            resource.path(ref.namespace, ref.name),
+            query={"fieldManager": OPERATOR_FIELD_MANAGER},
+            body={"metadata": {"uid": ref.uid, "annotations": dict(annotations)}},
+            content_type=_MERGE,
+            accept=_METADATA,
+        )
+
+    async def served(self, group_version: str) -> list[ResourceType]:
+        """Kinds of one group and version, as discovery has them; empty when it is not served."""
+        group, _, version = group_version.rpartition("/")
+        try:
+            found = await self.request("GET", f"/apis/{group_version}" if group else f"/api/{version}")
+        except NotFoundError:
+            return []
+        return [
+            ResourceType(group, version, entry["name"], entry["kind"], namespaced=entry["namespaced"])
+            for entry in found.get("resources") or []
+            if "/" not in entry["name"]
+        ]
+
+    async def ping(self) -> bool:
+        """Whether the server answers at all."""
+        try:
+            await self.request("GET", "/version")
+        except UnreachableError:
+            return False
+        except ApiError:
+            return True
+        return True
+
+    def _is_away(self, error: Exception) -> None:
+        if self.present.is_set():
+            self.present.clear()
+            _log.warning(
+                "The API server %s does not answer (%s). Nothing is lost: work goes on when it is back.",
+                self._configuration.host,
+                str(error) or type(error).__name__,
+            )
+            self.on_away()
+
+    def _is_back(self) -> None:
+        if not self.present.is_set():
+            self.present.set()
+            _log.info("The API server %s answers again.", self._configuration.host)
+            self.on_return()
+
+
+def _in_cluster() -> bool:
+    return Path(config.incluster_config.SERVICE_TOKEN_FILENAME).is_file()
+
+
+def _error(status: int, text: bytes, headers: Mapping[str, str]) -> ApiError:
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = {}
+    answer = answer if isinstance(answer, dict) else {}
+    message = str(answer.get("message") or text.decode(errors="replace")[:500] or f"HTTP status {status}")
+    wait = headers.get("Retry-After") or str((answer.get("details") or {}).get("retryAfterSeconds") or "")
+    return _ERRORS.get(status, ApiError)(
+        message, status, str(answer.get("reason") or ""), float(wait) if wait.isdecimal() else 0.0
+    )

@@ -1,0 +1,101 @@
+"""The operator as a whole: its parts put together, started in order, stopped together."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import kopf
+
+from sockethealth_operator import handlers, probes
+from sockethealth_operator.api import Api
+from sockethealth_operator.expiring import Once
+from sockethealth_operator.intake import Intake
+from sockethealth_operator.metrics import Metrics
+from sockethealth_operator.objects import Key
+from sockethealth_operator.reconcile import Reconciler
+from sockethealth_operator.resync import Resync
+from sockethealth_operator.settings import Settings
+from sockethealth_operator.targets import Targets
+from sockethealth_operator.workloads import Workloads
+from sockethealth_operator.workqueue import WorkQueue
+from sockethealth_operator.world import World
+from sockethealth_operator.writer import Writer
+
+_log = logging.getLogger(__name__)
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT.
+
+    Raises:
+        ApiError: when there are no credentials.
+        Exception: when a part fails for good; all others are stopped first.
+    """
+    async with await Api.connect(settings.kubeconfig) as api:
+        await _run(settings, api)
+
+
+async def _run(settings: Settings, api: Api) -> None:
+    clock = asyncio.get_running_loop().time
+    world, targets, metrics = World(), Targets(), Metrics()
+    queue: WorkQueue[Key] = WorkQueue(clock)
+    intake = Intake(world, targets, queue, metrics, time.time)
+    writer = Writer(api, metrics, settings.instance, clock)
+    workloads = Workloads(api, clock)
+    reconciler = Reconciler(world, queue, targets, workloads, api, writer, metrics, time.time)
+    resync = Resync(api, intake, world, settings.workload_kinds, clock)
+    ready = asyncio.Event()
+
+    metrics.gauge("sockethealth_operator_queue_keys", "Keys that wait for a worker.", lambda: len(queue))
+    metrics.gauge("sockethealth_operator_tracked_objects", "SocketHealths known.", lambda: len(world.tracked))
+    metrics.gauge("sockethealth_operator_policies", "Policies known.", lambda: len(world.policies))
+    metrics.gauge(
+        "sockethealth_operator_api_server_up", "1 while the API server answers.", lambda: float(api.present.is_set())
+    )
+    api.on_away = lambda: world.away(time.time())
+
+    def returned() -> None:
+        world.back(time.time())
+        intake.listed_again.set()
+
+    api.on_return = returned
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(handlers.QuietKopf(Once(clock)))
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+
+    async def begin() -> None:
+        await resync.first()
+        _log.info(
+            "Ready: %d SocketHealths and NodeSocketHealths, %d policies.", len(world.tracked), len(world.policies)
+        )
+        ready.set()
+        await resync.settled()
+        await resync.adopt()
+
+    async def once_ready(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        await ready.wait()
+        await work()
+
+    async with asyncio.TaskGroup() as group:
+        background = [
+            group.create_task(
+                probes.serve(settings.health_address, settings.metrics_address, ready.is_set, metrics.registry)
+            ),
+            group.create_task(resync.watch_connection()),
+        ]
+        await resync.definitions()
+        # All are started before kopf, which at its end waits for tasks younger than itself.
+        background.append(group.create_task(begin()))
+        background += [group.create_task(once_ready(reconciler.work)) for _ in range(settings.workers)]
+        background.append(group.create_task(once_ready(queue.run_timer)))
+        background.append(group.create_task(once_ready(lambda: resync.run(settings.resync_seconds))))
+        await kopf.operator(
+            registry=handlers.registry(intake, api),
+            settings=handlers.settings(),
+            standalone=True,
+            clusterwide=True,
+        )
+        for task in background:
+            task.cancel()

@@ -1,0 +1,80 @@
+"""Leaving nothing behind: what the chart runs before it is uninstalled.
+
+The operator would put annotations back as long as it runs, so it is deleted and gone first.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sockethealth_operator.annotations import REMOVED
+from sockethealth_operator.api import Api, ApiError, ForbiddenError, NotFoundError
+from sockethealth_operator.definitions import delete_definitions
+from sockethealth_operator.objects import DAEMON_SET, DEPLOYMENT, POD, WORKLOADS, ResourceType
+from sockethealth_operator.resync import annotated_objects
+
+_POLL_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to remove. Deployments and DaemonSets by namespace and name."""
+
+    deployments: tuple[tuple[str, str], ...]
+    daemon_sets: tuple[tuple[str, str], ...]
+    extra_kinds: tuple[ResourceType, ...]
+    definitions: bool
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was done, and sentences about what could not be."""
+
+    cleaned: int
+    faults: list[str]
+
+
+async def clean_up(api: Api, request: Request, outcome: Outcome) -> None:
+    """Remove, in order: the programs, all annotations, the CustomResourceDefinitions.
+
+    Args:
+        api: the cluster.
+        request: what to remove.
+        outcome: filled in as it goes, so that a timeout leaves a true account.
+
+    Raises:
+        UnreachableError: when the API server is away.
+    """
+    await _stop(api, DEPLOYMENT, request.deployments, outcome)
+    await _stop(api, DAEMON_SET, request.daemon_sets, outcome)
+    for resource in (*WORKLOADS, POD, *request.extra_kinds):
+        await _clean_kind(api, resource, outcome)
+    if request.definitions:
+        outcome.faults += await delete_definitions(api)
+
+
+async def _stop(api: Api, resource: ResourceType, names: Sequence[tuple[str, str]], outcome: Outcome) -> None:
+    for namespace, name in names:
+        try:
+            # In the foreground: the object is there until its pods are gone.
+            await api.delete(resource, namespace, name, propagation="Foreground")
+            while True:
+                await api.get_metadata(resource, namespace, name)
+                await asyncio.sleep(_POLL_SECONDS)
+        except NotFoundError:
+            continue
+        except ForbiddenError as error:
+            outcome.faults.append(f"{resource.kind} {namespace}/{name} could not be deleted: {error}")
+
+
+async def _clean_kind(api: Api, resource: ResourceType, outcome: Outcome) -> None:
+    async for ref in annotated_objects(api, resource):
+        try:
+            await api.annotate(resource, ref, REMOVED)
+        except NotFoundError:
+            continue
+        except ApiError as error:
+            outcome.faults.append(f"{ref} keeps its annotations: {error}")
+        else:
+            outcome.cleaned += 1

@@ -1,0 +1,139 @@
+"""From the API server's events to what is known and what must be looked at: thin, and the same for every kind."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sockethealth_core.resources import InvalidObjectError
+from sockethealth_operator.expiring import Once
+from sockethealth_operator.metrics import Metrics
+from sockethealth_operator.objects import Key, ResourceType, key_of
+from sockethealth_operator.targets import Targets
+from sockethealth_operator.workqueue import WorkQueue
+from sockethealth_operator.world import World
+
+_log = logging.getLogger(__name__)
+
+_Object = Mapping[str, Any]
+
+
+class Intake:
+    """Takes in every event, and keeps a list of what it has seen.
+
+    Args:
+        world: where it is remembered.
+        targets: where names are remembered.
+        queue: where keys go that must be looked at.
+        metrics: where unreadable objects are counted.
+        now: epoch seconds.
+    """
+
+    def __init__(
+        self, world: World, targets: Targets, queue: WorkQueue[Key], metrics: Metrics, now: Callable[[], float]
+    ) -> None:
+        self._world = world
+        self._targets = targets
+        self._queue = queue
+        self._metrics = metrics
+        self._now = now
+        self._once = Once(now)
+        self._seen: dict[str, dict[Key, str]] = {}
+        self._awaited: set[Key] = set()
+        self._arrived = asyncio.Event()
+        self.listed_again = asyncio.Event()
+        """Set when a watch had to start over: what was deleted meanwhile, nobody has said."""
+        self._take: Mapping[str, Callable[[_Object], set[Key]]] = {
+            "SocketHealth": lambda raw: world.observe_socket_health(raw, now()),
+            "NodeSocketHealth": lambda raw: world.observe_node_health(raw, now()),
+            "SocketHealthPolicy": world.observe_policy,
+            "ClusterSocketHealthPolicy": world.observe_policy,
+            "SysctlProfile": lambda raw: world.observe_profile(raw["metadata"]["name"], exists=True),
+            "Namespace": lambda raw: world.observe_namespace(raw["metadata"]["name"], _labels(raw)),
+            "Node": self._node,
+            "Service": self._service,
+        }
+
+    def event(self, resource: ResourceType, change: str | None, raw: _Object) -> None:
+        """Take in one event of a watch; ``change`` is ADDED, MODIFIED, DELETED, or None from a list."""
+        key = key_of(resource.kind, raw)
+        seen = self._seen.setdefault(resource.kind, {})
+        if change == "DELETED":
+            self.gone(resource, key, raw["metadata"]["uid"])
+            return
+        if change is None and seen.get(key) == raw["metadata"]["uid"]:
+            self.listed_again.set()
+        seen[key] = raw["metadata"]["uid"]
+        self._awaited.discard(key)
+        if not self._awaited:
+            self._arrived.set()
+        try:
+            concerned = self._take[resource.kind](raw)
+        except InvalidObjectError as error:
+            self._metrics.unreadable.labels(resource.kind).inc()
+            if self._once.first(str(error)):
+                _log.warning("%s. It is skipped until it changes.", error)
+            return
+        self.enqueue(concerned)
+
+    def gone(self, resource: ResourceType, key: Key, uid: str) -> None:
+        """An object was deleted; nothing happens if another of its name is known by now."""
+        seen = self._seen.get(resource.kind, {})
+        if seen.get(key) != uid:
+            return
+        del seen[key]
+        self.enqueue(self._forget(resource, key))
+
+    def seen(self, resource: ResourceType) -> dict[Key, str]:
+        """UIDs of the objects of a kind that are known to be there, by key: a copy."""
+        return dict(self._seen.get(resource.kind, {}))
+
+    async def arrival(self, keys: set[Key]) -> None:
+        """Wait until every one of these has been seen; one wait at a time."""
+        self._awaited = {key for key in keys if key not in self._seen.get(key.kind, {})}
+        self._arrived.clear()
+        if self._awaited:
+            await self._arrived.wait()
+
+    def enqueue(self, keys: set[Key]) -> None:
+        """Queue keys in a stable order."""
+        for key in sorted(keys):
+            self._queue.add(key)
+
+    def verify_all(self) -> None:
+        """Look at every object again that people are told of: its owners and its annotations."""
+        for key, tracked in self._world.tracked.items():
+            if tracked.workload is not None or tracked.unannounced:
+                tracked.workload_known = False
+                self._queue.add(key)
+        for key, holder in self._world.holders.items():
+            holder.verified = False
+            self._queue.add(key)
+
+    def _forget(self, resource: ResourceType, key: Key) -> set[Key]:
+        world = self._world
+        if key in world.policies:
+            return world.forget_policy(key)
+        if resource.kind == "SysctlProfile":
+            return world.observe_profile(key.name, exists=False)
+        if resource.kind == "Namespace":
+            return world.observe_namespace(key.name, None)
+        if resource.kind == "Node":
+            self._targets.forget(f"Node {key.name}")
+            return world.observe_node(key.name, None)
+        if resource.kind == "Service":
+            self._targets.forget(f"Service {key.namespace}/{key.name}")
+            return set()
+        return world.forget_tracked(key)
+
+    def _node(self, raw: _Object) -> set[Key]:
+        self._targets.observe_node(raw)
+        return self._world.observe_node(raw["metadata"]["name"], _labels(raw))
+
+    def _service(self, raw: _Object) -> set[Key]:
+        self._targets.observe_service(raw)
+        return set()
+
+
+def _labels(raw: _Object) -> Mapping[str, str]:
+    return raw["metadata"].get("labels") or {}

@@ -1,0 +1,77 @@
+"""What a policy's status says of it, and what agents are told to watch because of it."""
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import msgspec
+
+from sockethealth_core.policy import Policy, watchpoints
+from sockethealth_core.resources import Condition, Watchpoint
+from sockethealth_core.units import format_time
+
+_MESSAGE_CHARACTERS: Final = 4096
+_MAX_WATCHPOINTS: Final = 128
+_MAX_VALUES: Final = 64
+
+
+def conditions(
+    faults: Sequence[str],
+    profile: str | None,
+    profiles: Collection[str],
+    *,
+    generation: int | None,
+    previous: Sequence[Condition],
+    now: float,
+) -> list[Condition]:
+    """Conditions of a policy.
+
+    Args:
+        faults: sentences of the :class:`~sockethealth_core.policy.PolicyError`, or none when it is valid.
+        profile: what ``actions.sysctlProfile`` names, or None.
+        profiles: SysctlProfiles there are.
+        generation: the policy's ``metadata.generation``.
+        previous: its conditions; ``lastTransitionTime`` is kept where status stays.
+        now: epoch seconds.
+    """
+    found: list[tuple[str, bool, str, str]] = []
+    if faults:
+        found.append(("Accepted", False, "Invalid", "; ".join(faults)))
+    else:
+        found.append(("Accepted", True, "Valid", "The policy is valid."))
+    missing = not faults and profile is not None and profile not in profiles
+    if not faults and profile is not None:
+        sentence = (
+            f"SysctlProfile '{profile}' does not exist: create it or remove actions.sysctlProfile"
+            if missing
+            else f"SysctlProfile '{profile}' exists."
+        )
+        found.append(("ProfileResolved", not missing, "ProfileNotFound" if missing else "ProfileFound", sentence))
+    if faults:
+        found.append(("Ready", False, "Invalid", "The policy is not in force: see condition Accepted."))
+    elif missing:
+        # Its findings are as true without the profile, so its rules stay in force.
+        found.append(("Ready", False, "ProfileNotFound", "The rules are in force; the sysctlProfile is missing."))
+    else:
+        found.append(("Ready", True, "InForce", "The policy is in force."))
+    old = {condition.type: condition for condition in previous}
+    return [_condition(old.get(entry[0]), *entry, generation, now) for entry in sorted(found)]
+
+
+def published_watchpoints(policies: list[Policy]) -> list[Watchpoint]:
+    """What every agent shall watch, within what a NodeSocketHealth can hold."""
+    points = watchpoints(policies)[:_MAX_WATCHPOINTS]
+    return [msgspec.structs.replace(point, values=point.values[:_MAX_VALUES]) for point in points]
+
+
+def _condition(
+    old: Condition | None, kind: str, holds: bool, reason: str, message: str, generation: int | None, now: float
+) -> Condition:
+    since = old.last_transition_time if old and old.status == str(holds) else format_time(now)
+    return Condition(
+        type=kind,
+        status="True" if holds else "False",
+        reason=reason,
+        message=message[:_MESSAGE_CHARACTERS],
+        last_transition_time=since,
+        observed_generation=generation,
+    )

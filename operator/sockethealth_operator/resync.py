@@ -1,0 +1,156 @@
+"""Keeping what is known equal to the cluster: before work begins, after an outage, and every few minutes.
+
+kopf lists and watches, but does not say when its first list is complete, nor what was deleted while a watch was
+interrupted. Lists of metadata alone tell both.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Final
+
+from sockethealth_operator import annotations
+from sockethealth_operator.api import Api, ApiError, ForbiddenError, NotFoundError
+from sockethealth_operator.expiring import Once
+from sockethealth_operator.intake import Intake
+from sockethealth_operator.objects import OURS, POD, WATCHED, WORKLOADS, Key, ObjectRef, ResourceType, key_of, ref_of
+from sockethealth_operator.world import World
+
+_log = logging.getLogger(__name__)
+
+_RETRY_SECONDS: Final = 2.0
+_RELIST_SECONDS: Final = 5.0
+_PING_SECONDS: Final = 10.0
+_PING_AWAY_SECONDS: Final = 1.0
+
+
+class Resync:
+    """Compares the cluster with what is known.
+
+    Args:
+        api: the cluster.
+        intake: what is known, and who is told of differences.
+        world: what is tracked.
+        extra_kinds: kinds that may carry annotations beside those of Kubernetes.
+        clock: seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        intake: Intake,
+        world: World,
+        extra_kinds: Sequence[ResourceType],
+        clock: Callable[[], float],
+    ) -> None:
+        self._api = api
+        self._intake = intake
+        self._world = world
+        self._kinds = (*WORKLOADS, POD, *extra_kinds)
+        self._once = Once(clock)
+
+    async def definitions(self) -> None:
+        """Wait until the operator's own kinds are served."""
+        while True:
+            try:
+                served = {kind.kind for kind in await self._api.served(OURS["SocketHealth"].api_version)}
+            except ApiError as error:
+                _log.warning("The kinds that are served cannot be asked for: %s", error)
+                served = set()
+            missing = sorted(OURS.keys() - served)
+            if not missing:
+                return
+            if self._once.first("definitions", *missing):
+                _log.warning(
+                    "The CustomResourceDefinitions of %s are missing: install them, or run sockethealth-operator "
+                    "apply-crds. Waiting for them.",
+                    ", ".join(missing),
+                )
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def first(self) -> None:
+        """Wait until everything there is has been seen: findings judged without their policies would clear."""
+        for resource in WATCHED:
+            arrived = False
+            while not arrived:
+                listed = await self._listed(resource)
+                try:
+                    async with asyncio.timeout(_RELIST_SECONDS):
+                        await self._intake.arrival(set(listed))
+                        arrived = True
+                except TimeoutError:
+                    continue  # slow, or deleted before kopf saw it: the next list tells
+
+    async def settled(self) -> None:
+        """Wait until every object that was there at the start has been judged."""
+        waiting = list(self._world.tracked)
+        tracked = self._world.tracked
+        while waiting := [k for k in waiting if k in tracked and not tracked[k].settled]:  # noqa: ASYNC110 (many objects)
+            await asyncio.sleep(0.2)
+
+    async def adopt(self) -> None:
+        """Find annotations that an earlier run has left, so that those without a finding are removed."""
+        for resource in self._kinds:
+            async for ref in annotated_objects(self._api, resource):
+                self._intake.enqueue({self._world.hold(ref)})
+
+    async def run(self, every_seconds: float) -> None:
+        """Compare every so often, and at once when a watch had to start over or the API server came back."""
+        while True:
+            try:
+                async with asyncio.timeout(every_seconds):
+                    await self._intake.listed_again.wait()
+            except TimeoutError:
+                pass
+            await self._api.present.wait()
+            self._intake.listed_again.clear()
+            try:
+                await self.sweep()
+            except ApiError as error:
+                _log.warning("The cluster could not be compared with what is known, and will be again: %s", error)
+                self._intake.listed_again.set()
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def sweep(self) -> None:
+        """Forget what is not there any more, and look again at what people are told."""
+        for resource in WATCHED:
+            # What is known before the list is made, and is not in it, has been deleted: never the reverse.
+            known = self._intake.seen(resource)
+            listed = await self._listed(resource)
+            for key, uid in known.items():
+                if listed.get(key) != uid:
+                    self._intake.gone(resource, key, uid)
+        self._intake.verify_all()
+
+    async def watch_connection(self) -> None:
+        """Notice when the API server goes or comes back though nothing is to be written."""
+        while True:
+            await asyncio.sleep(_PING_SECONDS if self._api.present.is_set() else _PING_AWAY_SECONDS)
+            await self._api.ping()
+
+    async def _listed(self, resource: ResourceType) -> dict[Key, str]:
+        while True:
+            try:
+                return {
+                    key_of(resource.kind, item): item["metadata"]["uid"]
+                    async for item in self._api.list_metadata(resource)
+                }
+            except ForbiddenError as error:
+                if self._once.first(resource):
+                    _log.error("May not list %s (%s): grant list and watch on it.", resource, error)
+                await asyncio.sleep(_RETRY_SECONDS)
+            except NotFoundError:
+                # The list took so long that its pages have expired (410).
+                await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def annotated_objects(api: Api, resource: ResourceType) -> AsyncIterator[ObjectRef]:
+    """Objects of a kind that carry annotations of ours; none where the kind is not served or may not be listed."""
+    try:
+        async for item in api.list_metadata(resource):
+            if annotations.annotated(item["metadata"].get("annotations") or {}):
+                yield ref_of(resource, item)
+    except NotFoundError:
+        return
+    except ForbiddenError as error:
+        _log.warning("May not list %s (%s): annotations that were left on them are not found.", resource, error)
