@@ -535,7 +535,9 @@ class CloseWaitFold:
             if state != TcpState.CLOSE_WAIT:
                 continue
             self._count += 1
-            self._unread += unread
+            # The peer's FIN takes a sequence number, so it counts as one byte until the application has read up to it
+            # (net/ipv4/tcp_diag.c, tcp_diag_get_info).
+            self._unread += max(0, unread - 1)
             self._oldest = max(self._oldest, age)
             self._ages[_whole_seconds(age)] += 1
             inbound = sport in self._inbound_ports

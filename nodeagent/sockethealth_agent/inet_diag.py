@@ -231,6 +231,8 @@ def attribute_at(run: Run, kind: int) -> int | None:
     Raises:
         LookupError: the messages differ; take the run apart with `singly`.
     """
+    if run.stride == MESSAGE_SIZE:
+        return None
     offset = _find_attribute(run.view[: run.stride], kind)
     if run.count == 1:
         return offset

@@ -49,6 +49,11 @@ class ForbiddenError(ApiError):
     """Not allowed (403), for want of a permission or because the namespace is being deleted."""
 
     @property
+    def lacks_permission(self) -> bool:
+        """Whether a permission is missing; otherwise admission has refused this one object."""
+        return " cannot " in str(self)
+
+    @property
     def terminating(self) -> bool:
         """Whether nothing may be created because the namespace is being deleted."""
         return "because it is being terminated" in str(self)
@@ -240,14 +245,19 @@ class Api:
         Raises:
             ConflictError: the object of that name is another by now.
         """
-        await self.request(
-            "PATCH",
-            resource.path(ref.namespace, ref.name),
-            query={"fieldManager": OPERATOR_FIELD_MANAGER},
-            body={"metadata": {"uid": ref.uid, "annotations": dict(annotations)}},
-            content_type=_MERGE,
-            accept=_METADATA,
-        )
+        try:
+            await self.request(
+                "PATCH",
+                resource.path(ref.namespace, ref.name),
+                query={"fieldManager": OPERATOR_FIELD_MANAGER},
+                body={"metadata": {"uid": ref.uid, "annotations": dict(annotations)}},
+                content_type=_MERGE,
+                accept=_METADATA,
+            )
+        except InvalidError as error:
+            if "metadata.uid: " in str(error):
+                raise ConflictError(str(error), error.status) from error
+            raise
 
     async def served(self, group_version: str) -> list[ResourceType]:
         """Kinds of one group and version, as discovery has them; empty when it is not served."""

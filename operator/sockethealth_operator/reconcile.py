@@ -23,7 +23,8 @@ from sockethealth_core.resources import Finding, Judgement, PolicyActions
 from sockethealth_core.units import parse_time
 from sockethealth_operator import annotations, events, policies, reports
 from sockethealth_operator.annotations import Entry
-from sockethealth_operator.api import Api, ApiError, ConflictError, ForbiddenError, NotFoundError
+from sockethealth_operator.api import Api, ApiError, ConflictError, ForbiddenError, InvalidError, NotFoundError
+from sockethealth_operator.expiring import Once
 from sockethealth_operator.metrics import Metrics
 from sockethealth_operator.objects import HOLDER, POD, Key, ResourceType
 from sockethealth_operator.targets import Targets
@@ -70,6 +71,7 @@ class Reconciler:
         self._writer = writer
         self._metrics = metrics
         self._now = now
+        self._once = Once(now)
 
     async def work(self) -> None:
         """Work on keys for ever; while the API server is away, wait."""
@@ -121,14 +123,15 @@ class Reconciler:
                 await self._writer.announce(self._cleared(tracked, finding, now), now)
         if after != before and not await self._write(tracked, after, now):
             return
-        await self._link(key, tracked)
         fresh = [finding for change, finding in changes if change != "Cleared"]
         if not tracked.settled:
             # Killed between status and Event, the one before may not have created it.
             fresh = [f for f in after.findings if reports.reportable(f) and _young(f, now)]
-        tracked.unannounced += [
-            self._raised(tracked, f) for f in fresh if self._actions(f, key.namespace).event.enabled
-        ]
+        # Noted before anything else can fail: by the next attempt the status says nothing is new.
+        waiting = {announcement.name for announcement in tracked.unannounced}
+        wanted = [self._raised(tracked, f) for f in fresh if self._actions(f, key.namespace).event.enabled]
+        tracked.unannounced += [announcement for announcement in wanted if announcement.name not in waiting]
+        await self._link(key, tracked)
         await self._announce(tracked.unannounced, now)
         tracked.settled = True
         self._look_again(key, tracked, outcome.next_due, now)
@@ -142,7 +145,7 @@ class Reconciler:
         self._world.judged(tracked, judgement, written)
         for step in transitions(before.findings, judgement.findings):
             self._metrics.transitions.labels(step.finding.type, step.change).inc()
-            _log.info(
+            _log.debug(
                 "%s %s on %s: %s",
                 step.finding.type,
                 step.change.lower(),
@@ -266,11 +269,21 @@ class Reconciler:
                     await self._writer.announce(self._cleared_entry(holder, change.entry, now), now)
         wanted = self._text(holder, plan.entries)
         if annotations.differs(present, wanted):
-            await self._writer.annotations(resource, holder.ref, wanted)
+            await self._annotate(resource, holder, wanted)
         if with_events:
             holder.unannounced += self._news(holder, plan, told, first=first, now=now)
         holder.entries, holder.loaded, holder.verified = plan.entries, True, True
         await self._announce(holder.unannounced, now)
+
+    async def _annotate(self, resource: ResourceType, holder: Holder, wanted: dict[str, str | None]) -> None:
+        try:
+            await self._writer.annotations(resource, holder.ref, wanted)
+        except (ForbiddenError, InvalidError) as error:
+            if isinstance(error, ForbiddenError) and error.lacks_permission:
+                raise
+            # An admission webhook, or an object that is invalid as it stands: the same would be refused again.
+            if self._once.first(holder.ref):
+                _log.warning("%s is not annotated: %s", holder.ref, error)
 
     def _news(
         self, holder: Holder, plan: reports.Plan, told: list[reports.Report], *, first: bool, now: float

@@ -35,7 +35,7 @@ class Workloads:
         self._owners: Expiring[str, tuple[ObjectRef, _Owner | None]] = Expiring(clock, _KEEP_SECONDS, _SIZE)
         self._types: Expiring[tuple[str, str], ResourceType] = Expiring(clock, 2 * _KEEP_SECONDS, _SIZE)
         self._asked: Expiring[str, bool] = Expiring(clock, _REDISCOVER_SECONDS, _SIZE)
-        self._refused: Expiring[tuple[str, str], bool] = Expiring(clock, 2 * _KEEP_SECONDS, _SIZE)
+        self._refused: Expiring[tuple[str, str, str], bool] = Expiring(clock, 2 * _KEEP_SECONDS, _SIZE)
         self._once = Once(clock)
 
     async def top(self, pod: ObjectRef) -> ObjectRef | None:
@@ -64,7 +64,7 @@ class Workloads:
                 break
             self._owners.put(owner["uid"], found)
             ref, owner = found
-            if (ref.api_version, ref.kind) not in self._refused:
+            if (ref.api_version, ref.kind, ref.namespace) not in self._refused:
                 highest = ref
         return highest
 
@@ -80,8 +80,8 @@ class Workloads:
         return self._types.get((api_version, kind))
 
     def refuse(self, ref: ObjectRef, resource: ResourceType, error: ForbiddenError) -> None:
-        """Pass over a kind for a while, as it may not be patched."""
-        self._refused.put((ref.api_version, ref.kind), True)
+        """Pass over a kind for a while in a namespace, as it may not be patched there."""
+        self._refused.put((ref.api_version, ref.kind, ref.namespace), True)
         self._missing_permission(resource, "patch", error)
 
     async def _read(self, owner: _Owner, namespace: str) -> tuple[ObjectRef, _Owner | None] | None:

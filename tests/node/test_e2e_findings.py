@@ -296,6 +296,6 @@ def test_a_leak_is_found_said_once_and_forgotten_when_repaired(place):
     place.until(lambda: all(events("Normal").values()), "Normal Events on pod and Deployment", seconds=10)
     assert events("Normal") == {"Pod": ["CloseWaitLeakCleared"], "Deployment": ["CloseWaitLeakCleared"]}
     assert events("Warning") == said_once
-    deployment = place.cluster.get("deployment", "leaking", "-n", place.namespace)
-    assert deployment["metadata"]["generation"] == 1, "its pod template was changed"
+    revisions = place.cluster.get("replicasets", "-n", place.namespace, "-l", "app=leaking")["items"]
+    assert len(revisions) == 1, "the pod template was changed"
     assert place.pod("leaking")["metadata"]["name"] == pod

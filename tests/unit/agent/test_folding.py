@@ -168,7 +168,7 @@ def test_close_wait_is_aged_attributed_and_bounded():
     )  # fmt: skip
     fold_into(target, wire.chunks(leaked, wire.done()))
     facts = target.facts()
-    assert (facts.count, facts.receive_queue_bytes, facts.oldest_ms) == (50, 500, 49_999)
+    assert (facts.count, facts.receive_queue_bytes, facts.oldest_ms) == (50, 50 * 9, 49_999)
     assert [facts.older_than(seconds) for seconds in (0, 10, 49, 50)] == [50, 40, 1, 0]
     assert [one.cookie for one in facts.tracked] == list(range(51, 61))
     assert len(facts.inodes) == 4
