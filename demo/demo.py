@@ -121,10 +121,15 @@ A Kubernetes with SocketHealth and three badly behaved workloads runs on this ma
   export KUBECONFIG={shlex.quote(str(cluster.kubeconfig))}
   alias kubectl={kubectl}
 
-  kubectl get sockethealth -A                       # every pod: states, ports, the worst finding
-  kubectl -n {NAMESPACE} describe sockethealth   # each finding's numbers, message and remedy
-  kubectl -n {NAMESPACE} get events              # one Warning for each finding, none for Info
-  kubectl -n {NAMESPACE} get deployment leaking-client -o jsonpath='{{.metadata.annotations}}'
+Every pod, with its states, ports and worst finding; then each finding's numbers, message and remedy:
+
+  kubectl get sockethealth -A
+  kubectl -n {NAMESPACE} describe sockethealth
+
+One Warning for each finding, none for Info; and the annotation on the workload:
+
+  kubectl -n {NAMESPACE} get events --field-selector type=Warning
+  kubectl -n {NAMESPACE} describe deployment leaking-client
 
 Repair the leak, and see the finding clear:
 

@@ -2,7 +2,10 @@
 
 import click
 
+from sockethealth_cli.demo import demo
+from sockethealth_cli.explain import explain
 from sockethealth_cli.scan import scan
+from sockethealth_cli.top import top
 
 _EPILOG = """\b
 Shell completion (bash; zsh_source and fish_source for others):
@@ -17,6 +20,9 @@ def main() -> None:
 
 
 main.add_command(scan)
+main.add_command(demo)
+main.add_command(top)
+main.add_command(explain)
 
 
 def kubectl_main() -> None:

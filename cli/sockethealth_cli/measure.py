@@ -7,7 +7,7 @@ from typing import Final
 
 from sockethealth_agent.folding import Reader
 from sockethealth_agent.inet_diag import DumpFailed
-from sockethealth_agent.netns import NetnsError, NetnsGone, NetnsRefused
+from sockethealth_agent.netns import NetnsError, NetnsGone, NetnsId, NetnsRefused
 from sockethealth_agent.procfs import ProcessGone, ProcLayoutError
 from sockethealth_agent.reading import Memory, new_reader, read_netns
 from sockethealth_cli.naming import NamedNetns
@@ -50,30 +50,43 @@ def ages_asked_for(rules: Iterable[CompiledRule]) -> tuple[float, ...]:
     return tuple(sorted({parse_duration(rule.parameters["minAge"]) for rule in rules if "minAge" in rule.parameters}))
 
 
+class Sampler:
+    """Reads namespaces again and again, and so knows rates, and since when a CLOSE_WAIT is there.
+
+    Args:
+        min_ages: see ages_asked_for.
+    """
+
+    def __init__(self, min_ages: Sequence[float]) -> None:
+        self._min_ages = tuple(min_ages)
+        self._reader = new_reader()
+        self._memories: dict[NetnsId, Memory] = {}
+
+    def sample(self, chosen: Sequence[NamedNetns]) -> Readings:
+        """Read each namespace; one that fails does not keep the others from being read."""
+        self._memories = {named.netns.id: self._memories.get(named.netns.id, Memory()) for named in chosen}
+        results = [_read(named, self._memories[named.netns.id], self._reader, self._min_ages) for named in chosen]
+        return Readings(
+            tuple(result for result in results if isinstance(result, Measured)),
+            tuple(result for result in results if isinstance(result, Unread)),
+        )
+
+
 def read_all(chosen: Sequence[NamedNetns], min_ages: Sequence[float], interval_seconds: float) -> Readings:
-    """Read each namespace; one that fails does not keep the others from being read.
+    """Read each namespace, twice where rates are wanted.
 
     Args:
         chosen: the namespaces.
         min_ages: see ages_asked_for.
         interval_seconds: time between the two samples that rates need; 0 takes one sample.
     """
-    reader = new_reader()
-    memories = {named.name: Memory() for named in chosen}
-    unread: list[Unread] = []
-
-    def sample() -> list[Measured]:
-        results = [_read(named, memories[named.name], reader, min_ages) for named in remaining]
-        unread.extend(result for result in results if isinstance(result, Unread))
-        return [result for result in results if isinstance(result, Measured)]
-
-    remaining = list(chosen)
-    measured = sample()
-    if interval_seconds > 0 and measured:
-        time.sleep(interval_seconds)
-        remaining = [one.named for one in measured]
-        measured = sample()
-    return Readings(tuple(measured), tuple(unread))
+    sampler = Sampler(min_ages)
+    first = sampler.sample(chosen)
+    if interval_seconds <= 0 or not first.read:
+        return first
+    time.sleep(interval_seconds)
+    second = sampler.sample([one.named for one in first.read])
+    return Readings(second.read, first.unread + second.unread)
 
 
 def _read(named: NamedNetns, memory: Memory, reader: Reader, min_ages: Sequence[float]) -> Measured | Unread:

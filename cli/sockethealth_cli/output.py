@@ -23,8 +23,13 @@ def format_option(command: AnyCommand) -> AnyCommand:
         type=click.Choice(["table", "json", "yaml"]),
         default="table",
         show_default=True,
-        help="json and yaml: a v1 List of SocketHealth objects.",
+        help="json and yaml: the objects themselves; a v1 List where there can be several.",
     )(command)
+
+
+def exit_code_option(command: AnyCommand) -> AnyCommand:
+    """The flag ``--exit-code``."""
+    return click.option("--exit-code", is_flag=True, help="Exit with 1 if something is Critical.")(command)
 
 
 def kubernetes_list(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -33,8 +38,12 @@ def kubernetes_list(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def serialized(items: Sequence[dict[str, Any]], form: Literal["json", "yaml"]) -> str:
-    """A v1 List as text. Both forms escape control characters, so a hostile name does not reach the terminal."""
-    whole = kubernetes_list(items)
+    """A v1 List as text."""
+    return serialized_object(kubernetes_list(items), form)
+
+
+def serialized_object(whole: dict[str, Any], form: Literal["json", "yaml"]) -> str:
+    """An object as text. Both forms escape control characters, so a hostile name does not reach the terminal."""
     if form == "json":
         return json.dumps(whole, indent=2) + "\n"
     return yaml.safe_dump(whole, sort_keys=False, width=120)
@@ -45,9 +54,22 @@ def print_text(text: str) -> None:
     click.echo(text, nl=False)
 
 
-def print_report(renderable: RenderableType) -> None:
-    """Write a renderable: in colour on a terminal (NO_COLOR and TERM=dumb honoured), plain text elsewhere."""
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+def on_terminal() -> bool:
+    """Whether a person looks at standard output."""
+    return sys.stdout.isatty()
+
+
+def print_report(renderable: RenderableType, *, width: int | None = None, most: int | None = None) -> None:
+    """Write a renderable: in colour on a terminal (NO_COLOR and TERM=dumb honoured), plain text elsewhere.
+
+    Args:
+        renderable: what to write.
+        width: columns; without it, those of the terminal, or 80.
+        most: columns used at most, of however many there are.
+    """
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    if most is not None:
+        console.width = min(console.width, most)
     with console.capture() as capture:
         console.print(renderable, crop=False)
     # Table cells are padded to the column's width, which would leave blanks at the end of each line of a ticket.

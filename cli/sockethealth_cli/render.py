@@ -19,8 +19,8 @@ from sockethealth_core.resources import Finding, Health, SocketHealth
 Place = Literal["machine", "cluster"]
 """Where the objects are from: network namespaces of a machine, or pods of a cluster."""
 
-_HEALTH_ORDER: Final[dict[Health, int]] = {"Critical": 0, "Warning": 1, "Unknown": 2, "Healthy": 3}
-_STYLES: Final[dict[str, str]] = {
+HEALTH_ORDER: Final[dict[Health, int]] = {"Critical": 0, "Warning": 1, "Unknown": 2, "Healthy": 3}
+STYLES: Final[dict[str, str]] = {
     "Critical": "bold red",
     "Warning": "yellow",
     "Unknown": "magenta",
@@ -28,7 +28,7 @@ _STYLES: Final[dict[str, str]] = {
     "Info": "cyan",
 }
 _NUMBERS: Final = ("ESTAB", "TIME-WAIT", "CLOSE-WAIT", "PORTS")
-_TEXT_WIDTH: Final = 100
+TEXT_WIDTH: Final = 100
 _UNBOUNDED_WIDTH: Final = 10_000
 _THINGS: Final[dict[Place, tuple[str, str]]] = {
     "machine": ("network namespace", "network namespaces"),
@@ -47,10 +47,20 @@ class _Overflowing:
         yield from console.render(self.table, options.update_width(max(needed, options.max_width)))
 
 
+def overflowing(rows: Table) -> RenderableType:
+    """The table as wide as its content, however narrow the terminal."""
+    return _Overflowing(rows)
+
+
+def severity_rank(finding: Finding) -> int:
+    """Sorts the worst first."""
+    return SEVERITY_ORDER[finding.severity]
+
+
 def rank(item: SocketHealth) -> tuple[int, int, str, str]:
     """Sorts worst first: by health, then by severity of the worst finding, then by name."""
     worst = min((SEVERITY_ORDER[finding.severity] for finding in item.status.findings), default=len(SEVERITY_ORDER))
-    return _HEALTH_ORDER[item.status.health], worst, item.metadata.namespace or "", item.metadata.name
+    return HEALTH_ORDER[item.status.health], worst, item.metadata.namespace or "", item.metadata.name
 
 
 def report(items: Sequence[SocketHealth], place: Place) -> RenderableType:
@@ -59,7 +69,7 @@ def report(items: Sequence[SocketHealth], place: Place) -> RenderableType:
     parts: list[RenderableType] = []
     if ordered:
         rows = table(ordered, place)
-        parts.append(_Overflowing(rows) if place == "cluster" else rows)
+        parts.append(overflowing(rows) if place == "cluster" else rows)
         parts.append(Text())
     parts.append(summary(ordered, place))
     found = [(item, finding) for item in ordered for finding in item.status.findings]
@@ -86,12 +96,12 @@ def table(items: Sequence[SocketHealth], place: Place) -> Table:
         severity = item.status.findings[0].severity if item.status.findings else ""
         columns.add_row(
             *(Text(printable(name)) for name in names),
-            Text(item.status.health, style=_STYLES[item.status.health]),
+            Text(item.status.health, style=STYLES[item.status.health]),
             Text(str(sockets.established)),
             Text(str(sockets.time_wait)),
             Text(str(sockets.close_wait)),
             Text(_ports(item)),
-            Text(_finding(item), style=_STYLES.get(severity, "")),
+            Text(_finding(item), style=STYLES.get(severity, "")),
         )
     return columns
 
@@ -105,26 +115,27 @@ def summary(items: Sequence[SocketHealth], place: Place) -> Text:
     if set(health) == {"Healthy"}:
         sockets = sum(_sockets(item) for item in items)
         who = f"{one.capitalize()} {_name(items[0])} is" if len(items) == 1 else f"All {len(items):,} {many} are"
-        return Text(f"{who} healthy ({counted(sockets, 'TCP socket')}).", style=_STYLES["Healthy"], overflow="fold")
-    parts = [Text(f"{health[name]:,} {name}", style=_STYLES[name]) for name in _HEALTH_ORDER if health[name]]
+        return Text(f"{who} healthy ({counted(sockets, 'TCP socket')}).", style=STYLES["Healthy"], overflow="fold")
+    parts = [Text(f"{health[name]:,} {name}", style=STYLES[name]) for name in HEALTH_ORDER if health[name]]
     return Text.assemble(f"{counted(len(items), one, many)}: ", Text(", ").join(parts), ".")
 
 
 def _block(name: str, finding: Finding) -> RenderableType:
     heading = Text.assemble(
-        (finding.severity, _STYLES[finding.severity]),
+        (finding.severity, STYLES[finding.severity]),
         (f"  {printable(finding.type)}", "bold"),
         f"  {name}",
         overflow="fold",
     )
-    lines = [Text(_sentence(printable(finding.message)), overflow="fold")]
+    lines = [Text(sentence(printable(finding.message)), overflow="fold")]
     if finding.severity != "Info":
         lines.append(Text.assemble(("What helps: ", "bold"), printable(finding.remedy), overflow="fold"))
         lines.append(Text.assemble(("Runbook: ", "bold"), printable(finding.runbook), overflow="fold"))
-    return Group(heading, *(Padding(Constrain(line, _TEXT_WIDTH), (0, 0, 0, 2), expand=False) for line in lines))
+    return Group(heading, *(Padding(Constrain(line, TEXT_WIDTH), (0, 0, 0, 2), expand=False) for line in lines))
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """The text with a capital at its beginning."""
     return text[:1].upper() + text[1:]
 
 

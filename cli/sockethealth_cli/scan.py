@@ -10,6 +10,7 @@ from typing import IO
 import click
 
 from sockethealth_cli import measure, namespaces, output, policies, render
+from sockethealth_cli.demo import how_to_run
 from sockethealth_cli.errors import UsageProblem
 from sockethealth_cli.naming import FoundNetns, NamedNetns, name_all, with_unique_names
 from sockethealth_cli.objects import socket_health
@@ -34,24 +35,34 @@ def _complete_netns(_context: click.Context, _parameter: click.Parameter, incomp
     return [name for name in namespaces.ip_netns_names() if name.startswith(incomplete)]
 
 
+def policy_option(command: output.AnyCommand) -> output.AnyCommand:
+    """The option ``--policy``, as ``policy_files``."""
+    return click.option(
+        "--policy",
+        "policy_files",
+        type=click.File("r", encoding="utf-8"),
+        multiple=True,
+        metavar="FILE",
+        help="Evaluate the policies in FILE (YAML, - for standard input) instead of the default policy. Repeatable.",
+    )(command)
+
+
+def netns_option(command: output.AnyCommand) -> output.AnyCommand:
+    """The option ``--netns``, as ``netns_names``."""
+    return click.option(
+        "--netns",
+        "netns_names",
+        multiple=True,
+        metavar="NAME",
+        shell_complete=_complete_netns,
+        help="Read only the network namespace that `ip netns` calls NAME. Repeatable.",
+    )(command)
+
+
 @click.command(epilog=_EPILOG)
 @output.format_option
-@click.option(
-    "--policy",
-    "policy_files",
-    type=click.File("r", encoding="utf-8"),
-    multiple=True,
-    metavar="FILE",
-    help="Evaluate the policies in FILE (YAML, - for standard input) instead of the default policy. Repeatable.",
-)
-@click.option(
-    "--netns",
-    "netns_names",
-    multiple=True,
-    metavar="NAME",
-    shell_complete=_complete_netns,
-    help="Read only the network namespace that `ip netns` calls NAME. Repeatable.",
-)
+@policy_option
+@netns_option
 @click.option(
     "--interval",
     type=click.FloatRange(min=0, max=3600),
@@ -60,7 +71,7 @@ def _complete_netns(_context: click.Context, _parameter: click.Parameter, incomp
     metavar="SECONDS",
     help="Time between the two samples that rates are made of; 0 takes one sample, without rates.",
 )
-@click.option("--exit-code", is_flag=True, help="Exit with 1 if something is Critical.")
+@output.exit_code_option
 def scan(
     form: output.Format,
     policy_files: Sequence[IO[str]],
@@ -74,9 +85,9 @@ def scan(
     makes of it, and what helps. A look has no memory: a rule's `for` counts as zero, and the age of a
     CLOSE_WAIT is a lower bound. Without root, only the namespace you are in can be read.
     """
-    rule_set = _rule_set(policy_files)
+    rule_set = rule_set_of(policy_files)
     survey = namespaces.survey()
-    chosen = _chosen(survey, netns_names) if netns_names else name_all(survey.found)
+    chosen = chosen_of(survey, netns_names) if netns_names else name_all(survey.found)
     readings = measure.read_all(chosen, measure.ages_asked_for(rule_set.rules), interval)
     now = time.time()
     items = sorted(
@@ -88,6 +99,8 @@ def scan(
     )
     if form == "table":
         output.print_report(render.report(items, "machine"))
+        if output.on_terminal() and not netns_names and items and not any(item.status.findings for item in items):
+            click.echo(f"Nothing wrong here. `{how_to_run()}` shows what trouble looks like.")
     else:
         output.print_text(output.serialized([encode(item) for item in items], form))
     for sentence in rule_set.notes:
@@ -99,7 +112,12 @@ def scan(
         sys.exit(1)
 
 
-def _rule_set(files: Sequence[IO[str]]) -> policies.RuleSet:
+def rule_set_of(files: Sequence[IO[str]]) -> policies.RuleSet:
+    """The rules of the files, or the default ones without any.
+
+    Raises:
+        UsageProblem: with what is wrong with the files.
+    """
     if not files:
         return policies.default_rule_set()
     try:
@@ -110,7 +128,12 @@ def _rule_set(files: Sequence[IO[str]]) -> policies.RuleSet:
         raise UsageProblem("\n       ".join(error.faults)) from error
 
 
-def _chosen(survey: namespaces.Survey, names: Sequence[str]) -> list[NamedNetns]:
+def chosen_of(survey: namespaces.Survey, names: Sequence[str]) -> list[NamedNetns]:
+    """The namespaces that `ip netns` calls so.
+
+    Raises:
+        UsageProblem: there is none of a name.
+    """
     wanted: list[tuple[str, FoundNetns]] = []
     for name in dict.fromkeys(names):
         found = namespaces.chosen(survey.found, name)

@@ -11,7 +11,9 @@ from product_lab import Product
 def product(cluster_node) -> Iterator[Product]:
     """SocketHealth, installed; taken away at the end of the session."""
     product = Product(cluster_node, cluster_node.image)
-    product.install()
-    yield product
-    if product.is_installed():
-        product.uninstall()
+    try:
+        product.install()
+        yield product
+    finally:
+        if product.is_installed():
+            product.uninstall()

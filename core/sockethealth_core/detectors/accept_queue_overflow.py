@@ -42,7 +42,7 @@ def advise(subject: Subject, facts: AnyFacts, reading: Reading) -> Advice:
         "enough. Clients see slow or timed-out connects.",
         f"Look what holds {process} up: CPU limit, a blocked event loop, too few workers. For bursts raise "
         "listen(backlog) and net.core.somaxconn together, as the lower one wins, and restart the server: a socket "
-        "keeps the limit it was opened with. More replicas share the load.",
+        "keeps its limit until listen() is called again. More replicas share the load.",
     )
 
 

@@ -65,7 +65,7 @@ def advise(subject: Subject, facts: AnyFacts, reading: Reading) -> Advice:
         f"{peer}, {holder} has not called close(){oldest}{unread}.",
         f"Fix the code of {holder}: close connections in finally or a context manager, read until end of file, and "
         "keep a pool's idle limit below the server's keep-alive time. A restart frees the sockets for a while. "
-        "The kernel never ends CLOSE_WAIT, and no sysctl does.",
+        "No timer of the kernel ends CLOSE_WAIT, and no sysctl does.",
     )
 
 

@@ -34,7 +34,7 @@ def advise(subject: Subject, facts: AnyFacts, reading: Reading) -> Advice:
     again = facts.rates.retransmits if isinstance(facts, Facts) else 0.0
     return Advice(
         f"{subject} sends {reading.value:.1f}% of its segments again ({per_second(again, 'segments')}): the path loses "
-        "packets or acknowledgements. Requests take longer by at least 200 ms each time.",
+        "packets or acknowledgements, and each loss costs a round trip or a timeout.",
         "Look at the network path, not at sockets: `ss -ti` shows which peers lose, then MTU, drops of the node's "
         "interfaces (`ip -s link`), CPU throttling of the pod, and the peer's node.",
     )

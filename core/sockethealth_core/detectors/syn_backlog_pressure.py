@@ -37,8 +37,8 @@ def advise(subject: Subject, facts: AnyFacts, reading: Reading) -> Advice:  # no
         f"{subject} has {half_open} half-open connections at {describe(reading.target)}, {reading.value:.0f}% of the "
         f"{limit} it can hold: clients send SYN and do not finish, or answers to them get lost.",
         "Look where they come from (`ss -tn state syn-recv`): many sources that never finish are a SYN flood, one "
-        "network a broken path back. For real bursts raise net.ipv4.tcp_max_syn_backlog and listen(backlog) together, "
-        "as the smaller one counts. Leave tcp_syncookies on: it is what keeps the server reachable.",
+        "network a broken path back. For real bursts raise listen(backlog) and net.core.somaxconn, and "
+        "net.ipv4.tcp_max_syn_backlog with them. Leave tcp_syncookies on: it is what keeps the server reachable.",
     )
 
 

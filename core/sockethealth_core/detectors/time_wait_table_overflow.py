@@ -27,7 +27,7 @@ def advise(subject: Subject, facts: AnyFacts, reading: Reading) -> Advice:
     limit = facts.sysctls.get("net.ipv4.tcp_max_tw_buckets", "") if isinstance(facts, Facts) else ""
     of_limit = f" of at most {format_count(float(limit))}" if limit.isdigit() else ""
     return Advice(
-        f"{subject} destroys {per_second(reading.value, 'TIME_WAIT sockets')} early: it holds "
+        f"{subject} drops {per_second(reading.value, 'TIME_WAIT sockets')} early: it holds "
         f"{format_count(held)}{of_limit} (tcp_max_tw_buckets). Late segments of those connections can hit new ones.",
         "Close less often first: connection pooling, or let the other side close. Raise net.ipv4.tcp_max_tw_buckets, "
         "which costs a few hundred bytes a socket. Lowering it to clear TIME_WAIT causes this very finding.",
