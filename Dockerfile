@@ -29,11 +29,9 @@ LABEL org.opencontainers.image.title="sockethealth" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/sockethealth /opt/sockethealth
-# USER: kopf asks for the user's name, which an arbitrary uid, such as OpenShift gives, does not have in /etc/passwd.
 ENV PATH=/opt/sockethealth/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
-    PYTHONUNBUFFERED=1 \
-    USER=sockethealth
+    PYTHONUNBUFFERED=1
 # The node agent alone needs root, with two capabilities; the chart asks for it.
 USER 65532:65532
 CMD ["sockethealth", "--help"]

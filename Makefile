@@ -28,7 +28,7 @@ run: setup ## show the socket health of this machine's network namespaces; no cl
 	@$(BIN)/sockethealth scan
 
 test: lint types ## everything that can be tested here: lint, types, unit, kernel, API server, node
-	$(BIN)/python -m pytest tests
+	$(BIN)/python tools/test.py -q
 
 lint: setup ## style, and who may import whom
 	$(BIN)/ruff check .

@@ -210,6 +210,10 @@ class Api:
         query = {"propagationPolicy": propagation}
         await self.request("DELETE", resource.path(namespace, name), query=query)
 
+    async def delete_all(self, resource: ResourceType, namespace: str) -> None:
+        """Delete all objects of a kind in a namespace, or of a cluster-wide kind."""
+        await self.request("DELETE", resource.path(namespace))
+
     async def try_delete(self, resource: ResourceType, namespace: str, name: str) -> str | None:
         """Delete an object if it is there; a sentence when that was refused."""
         try:

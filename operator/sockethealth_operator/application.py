@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import platform
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -92,6 +93,8 @@ async def _run(settings: Settings, api: Api) -> None:
         background.append(group.create_task(once_ready(queue.run_timer)))
         background.append(group.create_task(once_ready(lambda: resync.run(settings.resync_seconds))))
         await kopf.operator(
+            # kopf would ask for the name of the user, and a container's user need not have one.
+            identity=cast("Any", platform.node()),
             registry=handlers.registry(intake, api),
             settings=handlers.settings(),
             standalone=True,

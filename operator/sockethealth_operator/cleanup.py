@@ -11,19 +11,22 @@ from typing import Final
 from sockethealth_operator.annotations import REMOVED
 from sockethealth_operator.api import Api, ApiError, ForbiddenError, NotFoundError
 from sockethealth_operator.definitions import delete_definitions
-from sockethealth_operator.objects import DAEMON_SET, DEPLOYMENT, POD, WORKLOADS, ResourceType
+from sockethealth_operator.objects import DAEMON_SET, DEPLOYMENT, OURS, POD, WORKLOADS, ResourceType
 from sockethealth_operator.resync import annotated_objects
 
 _POLL_SECONDS: Final = 0.5
+REPORTED: Final = ("SocketHealth", "NodeSocketHealth")
+"""Kinds that agents write. Policies and profiles are written by people, and stay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to remove. Deployments and DaemonSets by namespace and name."""
+    """What to remove. Deployments and DaemonSets by namespace and name; reports are what agents wrote."""
 
     deployments: tuple[tuple[str, str], ...]
     daemon_sets: tuple[tuple[str, str], ...]
     extra_kinds: tuple[ResourceType, ...]
+    reports: bool
     definitions: bool
 
 
@@ -36,7 +39,7 @@ class Outcome:
 
 
 async def clean_up(api: Api, request: Request, outcome: Outcome) -> None:
-    """Remove, in order: the programs, all annotations, the CustomResourceDefinitions.
+    """Remove, in order: the programs, all annotations, the agents' reports, the CustomResourceDefinitions.
 
     Args:
         api: the cluster.
@@ -50,6 +53,9 @@ async def clean_up(api: Api, request: Request, outcome: Outcome) -> None:
     await _stop(api, DAEMON_SET, request.daemon_sets, outcome)
     for resource in (*WORKLOADS, POD, *request.extra_kinds):
         await _clean_kind(api, resource, outcome)
+    if request.reports:
+        for kind in REPORTED:
+            await _delete_reports(api, OURS[kind], outcome)
     if request.definitions:
         outcome.faults += await delete_definitions(api)
 
@@ -66,6 +72,17 @@ async def _stop(api: Api, resource: ResourceType, names: Sequence[tuple[str, str
             continue
         except ForbiddenError as error:
             outcome.faults.append(f"{resource.kind} {namespace}/{name} could not be deleted: {error}")
+
+
+async def _delete_reports(api: Api, resource: ResourceType, outcome: Outcome) -> None:
+    try:
+        places = {item["metadata"].get("namespace", "") async for item in api.list_metadata(resource)}
+        for namespace in sorted(places):
+            await api.delete_all(resource, namespace)
+    except NotFoundError:
+        return
+    except ForbiddenError as error:
+        outcome.faults.append(f"{resource.kind} objects of the agents stay: {error}")
 
 
 async def _clean_kind(api: Api, resource: ResourceType, outcome: Outcome) -> None:

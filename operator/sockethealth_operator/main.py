@@ -91,6 +91,9 @@ def apply_crds(timeout: float, kubeconfig: Path | None, **options: Any) -> None:
     multiple=True,
     help="A DaemonSet to delete first, as namespace/name: the agent's.",
 )
+@click.option(
+    "--delete-reports", is_flag=True, help="Delete the SocketHealths and NodeSocketHealths too."
+)
 @click.option("--delete-crds", is_flag=True, help="Delete the CustomResourceDefinitions and all of their objects too.")
 @click.option("--timeout", type=settings.Duration(), default="60s", show_default=True, help="When to give up.")
 def cleanup(
@@ -99,6 +102,7 @@ def cleanup(
     workload_kind: tuple[ResourceType, ...],
     delete_deployment: tuple[tuple[str, str], ...],
     delete_daemonset: tuple[tuple[str, str], ...],
+    delete_reports: bool,
     delete_crds: bool,
     **options: Any,
 ) -> None:
@@ -112,7 +116,7 @@ def cleanup(
     outcome = Outcome(0, [])
 
     async def work() -> None:
-        request = Request(delete_deployment, delete_daemonset, workload_kind, delete_crds)
+        request = Request(delete_deployment, delete_daemonset, workload_kind, delete_reports, delete_crds)
         try:
             async with asyncio.timeout(timeout), await Api.connect(kubeconfig) as api:
                 await clean_up(api, request, outcome)

@@ -69,6 +69,18 @@ def test_cleanup_removes_every_annotation_and_says_how_many(stage, control_plane
     assert stage.get("deployment", "web")["metadata"]["annotations"]["team"] == "shop"
 
 
+def test_cleanup_deletes_the_agents_reports_when_asked_and_keeps_what_people_wrote(stage, control_plane):
+    (pod,) = stage.deployment("web")
+    stage.policy()
+    stage.report(pod, close_wait=3)
+    assert run_command(control_plane, "cleanup").returncode == 0
+    assert stage.cluster.get("sockethealths", "-n", stage.namespace)["items"] != []
+    done = run_command(control_plane, "cleanup", "--delete-reports")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert stage.cluster.get("sockethealths,nodesockethealths", "-A")["items"] == []
+    assert stage.cluster.get("sockethealthpolicies", "-n", stage.namespace)["items"] != []
+
+
 def test_cleanup_deletes_what_would_annotate_again_and_waits_until_it_is_gone(stage, control_plane):
     stage.deployment("operator")
     missing = f"--delete-daemonset={stage.namespace}/none"

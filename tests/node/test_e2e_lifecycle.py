@@ -74,6 +74,7 @@ def test_uninstalling_leaves_no_annotation_and_keeps_the_definitions(place, prod
     place.until(lambda: set(expected) <= set(_annotated(product.cluster)), "the annotations", seconds=60)
     product.uninstall()
     assert _annotated(product.cluster) == []
+    assert product.cluster.get("sockethealth,nodesockethealth", "-A")["items"] == []
     assert _definitions(product.cluster) == DEFINITIONS
     assert place.cluster.get("sockethealthpolicy", "at-once", "-n", place.namespace)["spec"]["rules"]
 
