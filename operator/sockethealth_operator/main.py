@@ -91,9 +91,7 @@ def apply_crds(timeout: float, kubeconfig: Path | None, **options: Any) -> None:
     multiple=True,
     help="A DaemonSet to delete first, as namespace/name: the agent's.",
 )
-@click.option(
-    "--delete-reports", is_flag=True, help="Delete the SocketHealths and NodeSocketHealths too."
-)
+@click.option("--delete-reports", is_flag=True, help="Delete the SocketHealths and NodeSocketHealths too.")
 @click.option("--delete-crds", is_flag=True, help="Delete the CustomResourceDefinitions and all of their objects too.")
 @click.option("--timeout", type=settings.Duration(), default="60s", show_default=True, help="When to give up.")
 def cleanup(

@@ -18,6 +18,7 @@ def conditions(
     faults: Sequence[str],
     profile: str | None,
     profiles: Collection[str],
+    error: str | None = None,
     *,
     generation: int | None,
     previous: Sequence[Condition],
@@ -29,6 +30,7 @@ def conditions(
         faults: sentences of the :class:`~sockethealth_core.policy.PolicyError`, or none when it is valid.
         profile: what ``actions.sysctlProfile`` names, or None.
         profiles: SysctlProfiles there are.
+        error: a sentence about an object that a rule could not be applied to, or None.
         generation: the policy's ``metadata.generation``.
         previous: its conditions; ``lastTransitionTime`` is kept where status stays.
         now: epoch seconds.
@@ -46,11 +48,17 @@ def conditions(
             else f"SysctlProfile '{profile}' exists."
         )
         found.append(("ProfileResolved", not missing, "ProfileNotFound" if missing else "ProfileFound", sentence))
+    if error is not None:
+        found.append(("Evaluated", False, "RuleFailed", error))
+    elif any(condition.type == "Evaluated" for condition in previous):
+        found.append(("Evaluated", True, "RulesApply", "Every rule can be applied to every pod it is for."))
     if faults:
         found.append(("Ready", False, "Invalid", "The policy is not in force: see condition Accepted."))
     elif missing:
         # Its findings are as true without the profile, so its rules stay in force.
         found.append(("Ready", False, "ProfileNotFound", "The rules are in force; the sysctlProfile is missing."))
+    elif error is not None:
+        found.append(("Ready", False, "RuleFailed", "A rule cannot be applied to some pods: see condition Evaluated."))
     else:
         found.append(("Ready", True, "InForce", "The policy is in force."))
     old = {condition.type: condition for condition in previous}

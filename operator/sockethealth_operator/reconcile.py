@@ -116,6 +116,7 @@ class Reconciler:
         outcome = world.judge(key, now, self._targets.name)
         if tracked is None or outcome is None:
             return
+        self._enqueue(world.note_errors(key, outcome.errors))
         before, after = tracked.judgement, outcome.judgement
         changes = reports.changes(before.findings, after.findings)
         for change, finding in changes:
@@ -212,6 +213,7 @@ class Reconciler:
             record.faults,
             record.profile,
             self._world.profiles,
+            self._world.rule_error(key),
             generation=record.generation,
             previous=record.conditions,
             now=self._now(),

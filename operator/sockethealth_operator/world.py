@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 from sockethealth_core.detectors import Subject
 from sockethealth_core.detectors.base import AnyFacts
 from sockethealth_core.engine import Evaluation, NameTarget, evaluate
-from sockethealth_core.policy import CompiledRule, Policy, PolicyError, Scene, read_policy
+from sockethealth_core.policy import CompiledRule, Policy, PolicyError, RuleKey, Scene, read_policy
 from sockethealth_core.resources import (
     Condition,
     Finding,
@@ -116,6 +116,7 @@ class World:
         self.holders: dict[Key, Holder] = {}
         self.profiles: set[str] = set()
         self._actions: dict[Key, PolicyActions] = {}
+        self._failing: dict[Key, dict[Key, str]] = {}
         self._namespaces: dict[str, Mapping[str, str]] = {}
         self._nodes: dict[str, Mapping[str, str]] = {}
         self._pulses: dict[str, _Pulse] = {}
@@ -187,7 +188,7 @@ class World:
         gone = self.tracked.pop(key, None)
         if gone is None:
             return set()
-        concerned = set()
+        concerned = self.note_errors(key, ())
         for holder_key, holder in self.holders.items():
             if key in holder.members:
                 holder.members.discard(key)
@@ -225,12 +226,16 @@ class World:
         """Drop a deleted policy. Its actions stay known: they say how its findings are to be cleared."""
         if self.policies.pop(key, None) is None:
             return set()
+        self._failing.pop(key, None)
         return self._selectable(key)
 
     def actions(self, policy_kind: str, policy: str, namespace: str) -> PolicyActions:
         """What a policy does, or did when it was last there."""
-        place = "" if policy_kind.startswith("Cluster") else namespace
-        return self._actions.get(Key(policy_kind, place, policy), PolicyActions())
+        return self._actions.get(self._policy_key(policy_kind, policy, namespace), PolicyActions())
+
+    @staticmethod
+    def _policy_key(policy_kind: str, policy: str, namespace: str) -> Key:
+        return Key(policy_kind, "" if policy_kind.startswith("Cluster") else namespace, policy)
 
     def observe_profile(self, name: str, *, exists: bool) -> set[Key]:
         """Take in that a SysctlProfile is there or not; the policies that name it are concerned."""
@@ -323,7 +328,32 @@ class World:
             evaluation=judgement.evaluation[:_MAX_STATES],
             conditions=judgement.conditions,
         )
-        return Evaluation(bounded, outcome.next_due)
+        return Evaluation(bounded, outcome.next_due, outcome.errors)
+
+    def note_errors(self, key: Key, errors: Sequence[tuple[RuleKey, str]]) -> set[Key]:
+        """Remember which rules could not be applied to an object; policies of which that changes what is said."""
+        failing = {self._policy_key(rule.policy_kind, rule.policy, key.namespace): text for rule, text in errors}
+        concerned = set()
+        for policy in failing.keys() | self._failing.keys():
+            before = self.rule_error(policy)
+            known = self._failing.setdefault(policy, {})
+            if policy in failing:
+                known[key] = failing[policy]
+            else:
+                known.pop(key, None)
+            if not known:
+                del self._failing[policy]
+            if self.rule_error(policy) != before:
+                concerned.add(policy)
+        return concerned & self.policies.keys()
+
+    def rule_error(self, policy: Key) -> str | None:
+        """A sentence about one object that a rule of the policy could not be applied to, or None."""
+        known = self._failing.get(policy)
+        if not known:
+            return None
+        key = min(known)
+        return f"{known[key]} (on {key.namespace}/{key.name})"
 
     def judged(self, tracked: Tracked, judgement: Judgement, raw: Mapping[str, Any]) -> None:
         """Remember what was written, and in which version of the object."""

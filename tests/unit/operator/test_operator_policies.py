@@ -44,3 +44,12 @@ def test_the_time_moves_only_with_the_status():
 def test_nothing_new_is_nothing_to_write():
     first = conditions((), None, (), generation=1, previous=(), now=0)
     assert conditions((), None, (), generation=1, previous=first, now=99) == first
+
+
+def test_a_rule_that_fails_is_told_and_taken_back():
+    failing = conditions((), None, (), "expression x cannot be evaluated", generation=1, previous=(), now=1767225600.0)
+    by_type = {condition.type: condition for condition in failing}
+    assert (by_type["Evaluated"].status, by_type["Ready"].status) == ("False", "False")
+    assert by_type["Evaluated"].message == "expression x cannot be evaluated"
+    assert made(previous=failing)["Evaluated"].status == "True"
+    assert "Evaluated" not in made()

@@ -231,3 +231,45 @@ def test_watchpoints_are_those_of_all_valid_policies(world):
     world.observe_policy(policy("ClusterSocketHealthPolicy"))
     (point,) = world.wanted_watchpoints()
     assert (point.detector, point.values, point.parameters) == ("CloseWaitLeak", [10, 50], {"minAge": "0s"})
+
+
+def expression(text, name="p"):
+    rule = {"name": "e", "detector": "Expression", "for": "0s", "parameters": {"expression": text}}
+    return policy(rules=[rule])
+
+
+def errors_of(world, key):
+    outcome = world.judge(key, NOW, same)
+    assert outcome is not None
+    return world.note_errors(key, outcome.errors)
+
+
+def test_a_rule_that_cannot_be_applied_is_said_of_its_policy_until_it_can(world_with_a_node):
+    world = world_with_a_node
+    world.observe_policy(expression("status.closeWait.owners[0].count > 5"))
+    world.observe_socket_health(socket_health(), NOW)
+    assert errors_of(world, POD) == {POLICY}
+    sentence = world.rule_error(POLICY)
+    assert "status.closeWait.owners[0].count > 5" in sentence
+    assert "shop/web-1" in sentence
+    assert errors_of(world, POD) == set(), "nothing new to say"
+    owned = {"closeWait": {"owners": [{"process": "java", "pid": 1, "count": 9}]}}
+    world.observe_socket_health(socket_health(status=owned), NOW)
+    assert errors_of(world, POD) == {POLICY}
+    assert world.rule_error(POLICY) is None
+
+
+def test_a_deleted_pod_takes_its_error_with_it(world_with_a_node):
+    world = world_with_a_node
+    world.observe_policy(expression("status.closeWait.owners[0].count > 5"))
+    world.observe_socket_health(socket_health(), NOW)
+    errors_of(world, POD)
+    assert POLICY in world.forget_tracked(POD)
+    assert world.rule_error(POLICY) is None
+
+
+@pytest.fixture
+def world_with_a_node():
+    world = World()
+    world.observe_node_health(node_health(), NOW)
+    return world
