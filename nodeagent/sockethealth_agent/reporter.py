@@ -308,7 +308,11 @@ class Reporter:
         return existing.spec == self._spec(pod) and existing.labels == copied_labels(pod.labels)
 
     def _spec(self, pod: PodInfo) -> SocketHealthSpec:
-        return SocketHealthSpec(node_name=self._identity.node_name, pod_uid=pod.uid, host_network=pod.host_network)
+        # Addresses of a pod in the node's namespace are the node's, and the node is known by them.
+        addresses = [] if pod.host_network else list(pod.ips)
+        return SocketHealthSpec(
+            node_name=self._identity.node_name, pod_uid=pod.uid, pod_ips=addresses, host_network=pod.host_network
+        )
 
     def _perform(self, why: str, key: _Key, pod: PodInfo, record: _Record | None) -> None:
         try:

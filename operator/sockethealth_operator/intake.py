@@ -44,14 +44,15 @@ class Intake:
         self.listed_again = asyncio.Event()
         """Set when a watch had to start over: what was deleted meanwhile, nobody has said."""
         self._take: Mapping[str, Callable[[_Object], set[Key]]] = {
-            "SocketHealth": lambda raw: world.observe_socket_health(raw, now()),
+            "SocketHealth": self._socket_health,
             "NodeSocketHealth": lambda raw: world.observe_node_health(raw, now()),
             "SocketHealthPolicy": world.observe_policy,
             "ClusterSocketHealthPolicy": world.observe_policy,
             "SysctlProfile": lambda raw: world.observe_profile(raw["metadata"]["name"], exists=True),
             "Namespace": lambda raw: world.observe_namespace(raw["metadata"]["name"], _labels(raw)),
             "Node": self._node,
-            "Service": self._service,
+            "Service": self._named(targets.observe_service),
+            "EndpointSlice": self._named(targets.observe_endpoint_slice),
         }
 
     def event(self, resource: ResourceType, change: str | None, raw: _Object) -> None:
@@ -118,21 +119,26 @@ class Intake:
             return world.observe_profile(key.name, exists=False)
         if resource.kind == "Namespace":
             return world.observe_namespace(key.name, None)
+        self._targets.forget(key)
         if resource.kind == "Node":
-            self._targets.forget(f"Node {key.name}")
             return world.observe_node(key.name, None)
-        if resource.kind == "Service":
-            self._targets.forget(f"Service {key.namespace}/{key.name}")
-            return set()
         return world.forget_tracked(key)
 
     def _node(self, raw: _Object) -> set[Key]:
         self._targets.observe_node(raw)
         return self._world.observe_node(raw["metadata"]["name"], _labels(raw))
 
-    def _service(self, raw: _Object) -> set[Key]:
-        self._targets.observe_service(raw)
-        return set()
+    def _socket_health(self, raw: _Object) -> set[Key]:
+        self._targets.observe_pod(raw)
+        return self._world.observe_socket_health(raw, self._now())
+
+    @staticmethod
+    def _named(observe: Callable[[_Object], None]) -> Callable[[_Object], set[Key]]:
+        def take(raw: _Object) -> set[Key]:
+            observe(raw)
+            return set()
+
+        return take
 
 
 def _labels(raw: _Object) -> Mapping[str, str]:

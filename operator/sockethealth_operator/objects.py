@@ -67,6 +67,7 @@ POD: Final = ResourceType("", "v1", "pods", "Pod", namespaced=True)
 NODE: Final = ResourceType("", "v1", "nodes", "Node", namespaced=False)
 NAMESPACE: Final = ResourceType("", "v1", "namespaces", "Namespace", namespaced=False)
 SERVICE: Final = ResourceType("", "v1", "services", "Service", namespaced=True)
+ENDPOINT_SLICE: Final = ResourceType("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", namespaced=True)
 EVENT: Final = ResourceType("events.k8s.io", "v1", "events", "Event", namespaced=True)
 DEPLOYMENT: Final = ResourceType("apps", "v1", "deployments", "Deployment", namespaced=True)
 DAEMON_SET: Final = ResourceType("apps", "v1", "daemonsets", "DaemonSet", namespaced=True)
@@ -78,7 +79,7 @@ OURS: Final[Mapping[str, ResourceType]] = {
     kind.name: ResourceType(GROUP, VERSION, kind.plural, kind.name, namespaced=kind.namespaced) for kind in KINDS
 }
 
-WATCHED: Final = (*OURS.values(), NAMESPACE, NODE, SERVICE)
+WATCHED: Final = (*OURS.values(), NAMESPACE, NODE, SERVICE, ENDPOINT_SLICE)
 """Everything the operator watches."""
 
 WORKLOADS: Final = (

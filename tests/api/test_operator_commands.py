@@ -29,6 +29,7 @@ RULES = [
         "verbs": ["get", "list", "patch"],
     },
     {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "patch"]},
+    {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
     {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
 ]
 """What the operator needs, but for CronJobs: those stand for a kind that nobody has granted."""

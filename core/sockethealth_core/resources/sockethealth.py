@@ -20,6 +20,10 @@ class SocketHealthSpec(Resource, frozen=True, kw_only=True):
     pod_uid: Annotated[str, about("UID of the pod, so that a pod of the same name is not mistaken for it.")] = (
         msgspec.field(default="", name="podUID")
     )
+    pod_ips: Annotated[
+        list[Annotated[str, about("An address.", max_length=45)]],
+        about("Addresses of the pod, by which findings of other pods name it; empty with hostNetwork.", max_items=8),
+    ] = msgspec.field(default_factory=list, name="podIPs")
     host_network: Annotated[
         bool,
         about(

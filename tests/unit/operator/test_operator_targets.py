@@ -1,6 +1,7 @@
 """Names of addresses."""
 
 from sockethealth_core.resources import Target
+from sockethealth_operator.objects import Key
 from sockethealth_operator.targets import Targets
 
 
@@ -44,7 +45,7 @@ def test_a_change_and_a_deletion_are_followed():
     targets.observe_service(service("redis", ["10.0.0.1"], [(6379, "TCP")]))
     targets.observe_service(service("redis", ["10.0.0.1"], [(6380, "TCP")]))
     assert (named(targets, "10.0.0.1", 6379), named(targets, "10.0.0.1", 6380)) == ("", "Service shop/redis")
-    targets.forget("Service shop/redis")
+    targets.forget(Key("Service", "shop", "redis"))
     assert named(targets, "10.0.0.1", 6380) == ""
 
 
@@ -52,10 +53,43 @@ def test_an_address_that_has_passed_on_stays_with_its_new_owner():
     targets = Targets()
     targets.observe_service(service("old", ["10.0.0.1"], [(80, "TCP")]))
     targets.observe_service(service("new", ["10.0.0.1"], [(80, "TCP")]))
-    targets.forget("Service shop/old")
+    targets.forget(Key("Service", "shop", "old"))
     assert named(targets, "10.0.0.1", 80) == "Service shop/new"
 
 
 def test_a_name_the_target_has_is_kept_where_none_is_known():
     target = Target(address="10.0.0.9", port=1, name="Pod shop/web-1")
     assert Targets().name(target) == target
+
+
+def endpoint_slice(name, service, addresses, port):
+    return {
+        "metadata": {"name": name, "namespace": "shop", "labels": {"kubernetes.io/service-name": service}},
+        "ports": [{"port": port, "protocol": "TCP"}],
+        "endpoints": [{"addresses": [address]} for address in addresses],
+    }
+
+
+def pod(name, *addresses):
+    return {"metadata": {"name": name, "namespace": "shop"}, "spec": {"podIPs": list(addresses)}}
+
+
+def test_a_backend_is_its_service_on_the_services_port_and_its_pod_on_any_other():
+    targets = Targets()
+    targets.observe_pod(pod("redis-0", "10.244.0.7", "fd00::7"))
+    targets.observe_endpoint_slice(endpoint_slice("redis-abc", "redis", ["10.244.0.7"], 6379))
+    assert named(targets, "10.244.0.7", 6379) == "Service shop/redis"
+    assert named(targets, "10.244.0.7", 9121) == "Pod shop/redis-0"
+    assert named(targets, "fd00::7") == "Pod shop/redis-0"
+    targets.forget(Key("EndpointSlice", "shop", "redis-abc"))
+    assert named(targets, "10.244.0.7", 6379) == "Pod shop/redis-0"
+
+
+def test_a_backend_in_two_slices_is_known_until_both_are_gone():
+    targets = Targets()
+    for name in ("a", "b"):
+        targets.observe_endpoint_slice(endpoint_slice(name, "redis", ["10.244.0.7"], 6379))
+    targets.forget(Key("EndpointSlice", "shop", "a"))
+    assert named(targets, "10.244.0.7", 6379) == "Service shop/redis"
+    targets.forget(Key("EndpointSlice", "shop", "b"))
+    assert named(targets, "10.244.0.7", 6379) == ""
