@@ -5,8 +5,9 @@ destination. A closed one holds its port for 60 s of TIME_WAIT (``TCP_TIMEWAIT_L
 So the limit is per destination, and what counts is the number of usable local ports.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
 TIME_WAIT_SECONDS: Final = 60
@@ -74,7 +75,31 @@ class Expiry:
     count: int
 
 
-def seconds_to_exhaustion(usable: int, used: int, closes_per_second: float, expiries: Sequence[Expiry]) -> float | None:
+def hold_seconds(sysctls: Mapping[str, str], address: str) -> float:
+    """How long a closed connection keeps its local port from being used for the same destination again.
+
+    60 s, unless tcp_tw_reuse is in force for the destination: 1 for all, 2 (the kernel's default) on loopback. It needs
+    timestamps, and waits for tcp_tw_reuse_delay (net/ipv4/tcp_ipv4.c, ``tcp_twsk_unique``). That the peer has
+    timestamps on too cannot be seen from here and is taken for granted, as it is every system's default.
+
+    Args:
+        sysctls: values in force by name; a missing one has the kernel's default.
+        address: of the destination.
+    """
+    reuse = sysctls.get("net.ipv4.tcp_tw_reuse", "2")
+    applies = reuse == "1" or (reuse == "2" and ip_address(address).is_loopback)
+    if not applies or sysctls.get("net.ipv4.tcp_timestamps", "1") == "0":
+        return float(TIME_WAIT_SECONDS)
+    return int(sysctls.get("net.ipv4.tcp_tw_reuse_delay", "1000")) / 1000
+
+
+def seconds_to_exhaustion(
+    usable: int,
+    used: int,
+    closes_per_second: float,
+    expiries: Sequence[Expiry],
+    horizon_seconds: float = TIME_WAIT_SECONDS,
+) -> float | None:
     """When the ports to one destination run out if the rate of closes stays, or None if they never do.
 
     Ports are taken at ``closes_per_second`` and given back when a TIME_WAIT ends, which one dump tells in
@@ -85,14 +110,15 @@ def seconds_to_exhaustion(usable: int, used: int, closes_per_second: float, expi
         usable: ports that connect() can pick.
         used: ports in use for this destination, in any state.
         closes_per_second: active closes per second, over the recent past.
-        expiries: TIME_WAIT sockets of this destination by remaining life, soonest first.
+        expiries: TIME_WAIT sockets of this destination by when they give their port back, soonest first.
+        horizon_seconds: how long a closed connection holds its port, see :func:`hold_seconds`.
     """
     if used >= usable:
         return 0.0
     if closes_per_second <= 0:
         return None
     held, start = float(used), 0.0
-    for expiry in (*expiries, Expiry(TIME_WAIT_SECONDS, 0)):
+    for expiry in (*expiries, Expiry(horizon_seconds, 0)):
         span = expiry.within_seconds - start
         if span <= 0:
             held -= expiry.count

@@ -13,7 +13,14 @@ from sockethealth_agent.folding import AGE_EDGES_MS, TIME_WAIT_MS, Conversations
 from sockethealth_agent.inet_diag import TcpState
 from sockethealth_agent.sightings import Ages
 from sockethealth_core import resources
-from sockethealth_core.capacity import Expiry, PortRange, port_range, seconds_to_exhaustion
+from sockethealth_core.capacity import (
+    TIME_WAIT_SECONDS,
+    Expiry,
+    PortRange,
+    hold_seconds,
+    port_range,
+    seconds_to_exhaustion,
+)
 from sockethealth_core.resources import Facts, Sockets, Watchpoint
 from sockethealth_core.units import format_time, parse_duration
 
@@ -101,7 +108,7 @@ def build(
         sockets=socket_counts(observed.conversations.states, len(observed.listeners)),
         time_wait=time_wait(observed.conversations),
         close_wait=close_wait(observed, min_ages),
-        ephemeral_ports=ephemeral_ports(observed.conversations.destinations, ports),
+        ephemeral_ports=ephemeral_ports(observed.conversations.destinations, ports, observed.sysctls),
         listeners=listeners(observed),
         rates=observed.rates,
         sysctls=changed_sysctls(observed.sysctls),
@@ -190,14 +197,16 @@ def ephemeral_range(sysctls: Mapping[str, str]) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def ephemeral_ports(destinations: Iterable[folding.Destination], ports: PortRange) -> resources.EphemeralPorts:
+def ephemeral_ports(
+    destinations: Iterable[folding.Destination], ports: PortRange, sysctls: Mapping[str, str]
+) -> resources.EphemeralPorts:
     """The destinations that use most local ports, and always the one with most TIME_WAIT.
 
     A socket takes one port, so `used` counts sockets on ports of the range. A client that connects from several
     local addresses can use a port once for each, and then shows more than it really takes.
     """
-    described = [_destination(one, ports) for one in destinations if one.used]
-    described.sort(key=lambda one: (-one.used, -one.time_wait, one.address, one.port))
+    described = [_destination(one, ports, sysctls) for one in destinations if one.used]
+    described.sort(key=lambda one: (one.reusable - one.used, -one.time_wait, one.address, one.port))
     worst = described[:MOST_DESTINATIONS]
     if described:
         most = max(described, key=lambda one: one.time_wait)
@@ -213,14 +222,22 @@ def ephemeral_ports(destinations: Iterable[folding.Destination], ports: PortRang
     )
 
 
-def _destination(one: folding.Destination, ports: PortRange) -> resources.Destination:
+def _destination(one: folding.Destination, ports: PortRange, sysctls: Mapping[str, str]) -> resources.Destination:
     rate = recent_closes_per_second(one.ages)
-    left = seconds_to_exhaustion(ports.usable, one.used, rate, expiries(one.ages))
+    hold = hold_seconds(sysctls, one.address)
+    ends, reusable = expiries(one.ages), 0
+    if hold < TIME_WAIT_SECONDS:
+        # Of the TIME_WAIT sockets, only those closed within the hold keep their port to themselves.
+        held = min(one.time_wait, round(rate * hold))
+        ends, reusable = [Expiry(within_seconds=hold, count=held)], one.time_wait - held
+    taken = one.used - min(reusable, one.used)
+    left = seconds_to_exhaustion(ports.usable, taken, rate, ends, hold)
     return resources.Destination(
         address=one.address,
         port=one.port,
         used=one.used,
-        used_percent=round(100 * one.used / ports.usable, 1),
+        reusable=reusable,
+        used_percent=round(100 * taken / ports.usable, 1),
         time_wait=one.time_wait,
         closes_per_second=rate,
         seconds_to_exhaustion=None if left is None else round(left, 1),

@@ -29,7 +29,7 @@ def measure(facts: AnyFacts, parameters: Parameters) -> Reading | None:  # noqa:
     if worst is None:
         return Reading(0.0)
     evidence = {
-        "used": str(worst.used),
+        "used": str(worst.used - worst.reusable),
         "usable": str(facts.ephemeral_ports.usable),
         "timeWait": str(worst.time_wait),
         "closesPerSecond": f"{worst.closes_per_second:.1f}",
@@ -41,7 +41,7 @@ def measure(facts: AnyFacts, parameters: Parameters) -> Reading | None:  # noqa:
 
 def worst_destination(facts: Facts) -> Destination | None:
     """The destination that uses most ports."""
-    return max(facts.ephemeral_ports.destinations, key=lambda destination: destination.used, default=None)
+    return max(facts.ephemeral_ports.destinations, key=lambda one: one.used - one.reusable, default=None)
 
 
 def advise(subject: Subject, facts: AnyFacts, reading: Reading) -> Advice:
@@ -51,7 +51,7 @@ def advise(subject: Subject, facts: AnyFacts, reading: Reading) -> Advice:
         return Advice(f"{subject} uses {reading.value:.0f}% of its ephemeral ports.", _POOL_FIRST)
     ports = facts.ephemeral_ports
     used = (
-        f"{subject} uses {format_count(worst.used)} of {format_count(ports.usable)} ephemeral ports "
+        f"{subject} uses {format_count(worst.used - worst.reusable)} of {format_count(ports.usable)} ephemeral ports "
         f"({worst.used_percent:.0f}%) to {describe(reading.target)}"
     )
     left = worst.seconds_to_exhaustion

@@ -38,6 +38,8 @@ def advise(subject: Subject, facts: AnyFacts, reading: Reading) -> Advice:
     worst = _worst(facts) if isinstance(facts, Facts) else None
     rate = f" at {per_second(worst.closes_per_second, 'closes')}" if worst and worst.closes_per_second else ""
     share = f", {worst.used_percent:.0f}% of what it can have" if worst else ""
+    if worst and worst.reusable:
+        share += f"; tcp_tw_reuse lets connect() take {format_count(worst.reusable)} of them over at once"
     return Advice(
         f"{subject} holds {format_count(reading.value)} TIME_WAIT sockets to {describe(reading.target)}{rate}: it "
         f"opens a connection a request and closes first. Each holds a local port for 60 s{share}.",

@@ -127,7 +127,11 @@ class Destination(Resource, frozen=True, kw_only=True):
     address: Annotated[str, about("Remote address, as the pod's socket has it: a Service's ClusterIP stays one.")]
     port: Annotated[int, about("Remote port.")]
     used: Annotated[Count, about("Local ports of the ephemeral range in use toward it, in any state.")] = 0
-    used_percent: Annotated[float, about("used as percent of the usable ports.")] = 0.0
+    reusable: Annotated[
+        Count,
+        about("Those of used that connect() may take over at once, because tcp_tw_reuse is in force for them."),
+    ] = 0
+    used_percent: Annotated[float, about("used less reusable, as percent of the usable ports.")] = 0.0
     time_wait: Annotated[Count, about("Sockets toward it in TIME_WAIT.")] = 0
     closes_per_second: Annotated[float, about("Active closes per second toward it, over the recent past.")] = 0.0
     seconds_to_exhaustion: Annotated[

@@ -90,6 +90,17 @@ def test_ports_running_out_have_a_time():
     assert found.used_percent == 70.8
 
 
+def test_ports_that_reuse_gives_back_after_a_second_are_not_running_out():
+    burning = destination(used=20_000, time_wait=20_000, closed=ages(4000, 4000, 4000, 4000, 4000))
+    sysctls = {"net.ipv4.tcp_tw_reuse": "1"}
+    found = build(observed(found=conversations(destinations=[burning]), sysctls=sysctls))
+    worst = found.ephemeral_ports.destinations[0]
+    assert worst.used == 20_000
+    assert worst.used - worst.reusable == pytest.approx(worst.closes_per_second, abs=1)
+    assert worst.used_percent < 5
+    assert worst.seconds_to_exhaustion is None
+
+
 def test_a_rate_that_levels_off_has_no_time():
     level = destination(used=6000, time_wait=6000, closed=steady(100))
     found = build(observed(found=conversations(destinations=[level]))).ephemeral_ports.destinations[0]

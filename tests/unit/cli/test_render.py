@@ -151,3 +151,14 @@ def test_json_and_yaml_are_lists_with_every_field_and_no_raw_escape(form, parse)
     (finding,) = status["findings"]
     assert finding["since"] == "2023-11-14T22:13:20Z"
     assert {"type", "severity", "policy", "rule", "value", "threshold", "message", "remedy", "runbook"} <= set(finding)
+
+
+def test_of_many_findings_the_worst_are_told_and_the_number_of_the_others():
+    items = [judged(f"leaky-{number}", leaking()) for number in range(9)] + [judged("web", exhausted())]
+    file = io.StringIO()
+    Console(file=file, width=80).print(render.report(items, "cluster", most=3))
+    text = words(file.getvalue())
+    others = sum(len(item.status.findings) for item in items) - 3
+    assert text.count("What helps:") == 3
+    assert text.index("Critical EphemeralPortExhaustion web") < text.index("Warning CloseWaitLeak leaky-0")
+    assert f"And {others} further findings" in text

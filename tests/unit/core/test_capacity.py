@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sockethealth_core.capacity import Expiry, PortRange, parse_port_list, port_range, seconds_to_exhaustion
+from sockethealth_core.capacity import (
+    Expiry,
+    PortRange,
+    hold_seconds,
+    parse_port_list,
+    port_range,
+    seconds_to_exhaustion,
+)
 
 
 def test_the_default_range_carries_470_connections_a_second():
@@ -70,3 +77,24 @@ def test_the_projection_agrees_with_a_simulation_second_by_second(usable, open_,
 
 def test_a_range_never_has_less_than_one_port():
     assert PortRange(5, 4).usable == 1
+
+
+@pytest.mark.parametrize(
+    ("sysctls", "address", "seconds"),
+    [
+        ({}, "10.0.0.1", 60),
+        ({}, "127.0.0.1", 1),
+        ({}, "::1", 1),
+        ({"tcp_tw_reuse": "1"}, "10.0.0.1", 1),
+        ({"tcp_tw_reuse": "1", "tcp_tw_reuse_delay": "5000"}, "fd00::1", 5),
+        ({"tcp_tw_reuse": "1", "tcp_timestamps": "0"}, "10.0.0.1", 60),
+        ({"tcp_tw_reuse": "0"}, "127.0.0.1", 60),
+    ],
+)
+def test_a_port_is_held_for_60_seconds_unless_reuse_is_in_force_for_the_destination(sysctls, address, seconds):
+    assert hold_seconds({f"net.ipv4.{name}": value for name, value in sysctls.items()}, address) == seconds
+
+
+def test_with_reuse_the_same_rate_lasts_60_times_as_long():
+    assert seconds_to_exhaustion(28232, 1000, 1000.0, [Expiry(1.0, 1000)], horizon_seconds=1.0) is None
+    assert seconds_to_exhaustion(28232, 1000, 1000.0, [Expiry(60.0, 1000)]) is not None
