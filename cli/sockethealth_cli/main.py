@@ -30,4 +30,4 @@ def kubectl_main() -> None:
     # The kubernetes client takes longer to load than a scan to run, and a scan never needs it.
     from sockethealth_cli.plugin import plugin  # noqa: PLC0415
 
-    plugin(prog_name="kubectl sockethealth")
+    plugin(prog_name="kubectl sockethealth", complete_var="_KUBECTL_SOCKETHEALTH_COMPLETE")

@@ -8,8 +8,12 @@ from typing import Any, Literal, TypeVar
 import click
 import yaml
 from rich.console import Console, RenderableType
+from rich.theme import Theme
 
 Format = Literal["table", "json", "yaml"]
+
+# Rich's own has a black background, which a terminal with dark text on white shows as bars.
+_THEME = Theme({"markdown.code": "bold cyan"})
 
 AnyCommand = TypeVar("AnyCommand", bound=Callable[..., Any])
 
@@ -67,7 +71,7 @@ def print_report(renderable: RenderableType, *, width: int | None = None, most: 
         width: columns; without it, those of the terminal, or 80.
         most: columns used at most, of however many there are.
     """
-    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False, theme=_THEME)
     if most is not None:
         console.width = min(console.width, most)
     with console.capture() as capture:

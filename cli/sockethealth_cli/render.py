@@ -63,8 +63,14 @@ def rank(item: SocketHealth) -> tuple[int, int, str, str]:
     return HEALTH_ORDER[item.status.health], worst, item.metadata.namespace or "", item.metadata.name
 
 
-def report(items: Sequence[SocketHealth], place: Place) -> RenderableType:
-    """Table, summary, and a block for each finding, worst first."""
+def report(items: Sequence[SocketHealth], place: Place, most: int | None = None) -> RenderableType:
+    """Table, summary, and a block for each finding, worst first.
+
+    Args:
+        items: what to show.
+        place: where they are from.
+        most: so many blocks at most; of the others their number is told.
+    """
     ordered = sorted(items, key=rank)
     parts: list[RenderableType] = []
     if ordered:
@@ -74,9 +80,11 @@ def report(items: Sequence[SocketHealth], place: Place) -> RenderableType:
     parts.append(summary(ordered, place))
     found = [(item, finding) for item in ordered for finding in item.status.findings]
     found.sort(key=lambda pair: SEVERITY_ORDER[pair[1].severity])
-    for item, finding in found:
+    for item, finding in found[:most]:
         parts.append(Text())
         parts.append(_block(_name(item), finding))
+    if most is not None and len(found) > most:
+        parts += [Text(), Text(f"And {counted(len(found) - most, 'further finding')}: each is in its pod's story.")]
     return Group(*parts)
 
 

@@ -39,7 +39,12 @@ def test_without_a_name_every_finding_is_listed_with_its_summary():
 
 @pytest.mark.parametrize(
     ("typed", "near"),
-    [("CloseWait", "CloseWaitLeak"), ("timewait", "InboundTimeWait"), ("portexhaustion", "Ephemeral")],
+    [
+        ("CloseWait", "CloseWaitLeak"),
+        ("overfl", "AcceptQueueOverflow or TimeWaitTableOverflow"),
+        ("timewait", "InboundTimeWait"),
+        ("portexhaustion", "Ephemeral"),
+    ],
 )
 def test_a_name_that_is_not_quite_right_is_answered_with_those_that_are(typed, near):
     result = run(typed)
