@@ -4,6 +4,7 @@ Parsers are pure and go by header names: a field this kernel lacks is absent fro
 along. /proc/PID/net of another user's process needs no capability (fs/proc/proc_net.c checks none).
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,10 @@ class ProcLayoutError(Exception):
 class SockStat:
     """TCP lines of sockstat and sockstat6; None where the kernel shows no such field.
 
-    inuse, inuse6: sockets of the namespace other than TIME_WAIT and request sockets, IPv4 and IPv6; time_wait: of
-    the namespace, both. orphans, allocated and memory_pages are the whole node's, whatever the namespace.
+    inuse, inuse6: sockets of the namespace other than mini-sockets and request sockets, IPv4 and IPv6; time_wait: its
+    mini-sockets, both, which are TIME_WAIT and FIN_WAIT_2 without a process (tcp_time_wait() in net/ipv4/
+    tcp_minisocks.c): no count of TIME_WAIT. orphans, allocated and memory_pages are the whole node's, whatever the
+    namespace.
     """
 
     inuse: int | None
@@ -165,6 +168,48 @@ def read_comm(pid: int | str, proc: Path = PROC) -> str:
     return _read(pid, proc, "comm").rstrip("\n")
 
 
+def read_user(pid: int | str, proc: Path = PROC) -> int:
+    """Effective user id of a process, as the reader's user namespace numbers it; who that is may be read by all.
+
+    Raises:
+        ProcessGone: the process exited.
+        ProcLayoutError: there is no Uid line of four numbers.
+    """
+    return int(_status_field(pid, proc, "Uid").split()[1])
+
+
+def read_effective_capabilities(pid: int | str, proc: Path = PROC) -> int:
+    """The capabilities in force of a process, as the bit mask of capabilities(7).
+
+    Raises:
+        ProcessGone: the process exited.
+        ProcLayoutError: there is no CapEff line.
+    """
+    return int(_status_field(pid, proc, "CapEff"), 16)
+
+
+def read_parent(pid: int | str, proc: Path = PROC) -> int:
+    """The pid of a process's parent; 0 for one that has none in this pid namespace.
+
+    Raises:
+        ProcessGone: the process exited.
+        ProcLayoutError: there is no PPid line.
+    """
+    return int(_status_field(pid, proc, "PPid"))
+
+
+def read_netns_mark(pid: int | str, proc: Path = PROC) -> int | None:
+    """A number that all processes of one network namespace share, and no others; None where even that is refused.
+
+    It is the inode of the namespace's own net/sockstat, given to each file of /proc as it is made (proc_register in
+    fs/proc/generic.c). To look at it takes no capability, where ns/net takes the right to trace the process.
+    """
+    try:
+        return os.stat(f"{proc}/{pid}/net/sockstat").st_ino  # noqa: PTH116 - asked of each process
+    except OSError:
+        return None
+
+
 def read_node_limits(proc: Path = PROC) -> NodeLimits:
     """Limits of the node. tcp_mem and tcp_max_orphans are global; conntrack's are those of the reader's namespace."""
     mem = _numbers_of(proc / "sys/net/ipv4/tcp_mem")
@@ -177,6 +222,14 @@ def read_node_limits(proc: Path = PROC) -> NodeLimits:
         conntrack_count=count[0] if count else None,
         conntrack_max=maximum[0] if maximum else None,
     )
+
+
+def _status_field(pid: int | str, proc: Path, name: str) -> str:
+    for line in _read(pid, proc, "status").splitlines():
+        field, colon, value = line.partition(":")
+        if colon and field == name:
+            return value.strip()
+    raise ProcLayoutError(f"/proc/{pid}/status has no {name} line.")
 
 
 def _numbers_of(path: Path) -> tuple[int, ...] | None:
