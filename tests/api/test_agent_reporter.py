@@ -197,7 +197,7 @@ def test_a_pods_object_names_it_is_owned_by_it_and_has_its_labels_and_facts(repo
     owner = found["metadata"]["ownerReferences"]
     assert [(one["kind"], one["name"], one["uid"]) for one in owner] == [("Pod", "web-0", web.uid)]
     assert found["metadata"]["labels"] == {"app": "web"}
-    assert found["spec"] == {"nodeName": node, "podUID": web.uid, "hostNetwork": False}
+    assert found["spec"] == {"nodeName": node, "podUID": web.uid, "podIPs": [], "hostNetwork": False}
     assert found["status"]["sockets"]["established"] == 7
     assert found["status"]["sockets"]["closeWait"] == 2
 
