@@ -43,6 +43,7 @@ _RATES: Final[Mapping[str, str]] = {
     "attempt_fails": "attempts failed",
     "segments_out": "segments sent",
     "retransmits": "sent again",
+    "syn_retransmits": "SYN sent again",
     "listen_overflows": "dropped at full accept queues",
     "listen_drops": "dropped at listeners",
     "time_wait_overflows": "TIME_WAIT destroyed early",

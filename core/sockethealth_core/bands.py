@@ -44,6 +44,7 @@ _RATE_FLOORS: Final = {
     "passive_opens": 20.0,
     "attempt_fails": 5.0,
     "retransmits": 5.0,
+    "syn_retransmits": 5.0,
     "segments_out": 1000.0,
     "listen_overflows": 0.1,
     "listen_drops": 0.1,

@@ -18,9 +18,12 @@ class PortRange:
     """The ephemeral ports of a namespace: ``net.ipv4.ip_local_port_range`` less what is taken from it.
 
     ``reserved`` counts the ports of the range that connect() never picks: those in
-    ``net.ipv4.ip_local_reserved_ports``. ``listening`` counts further ports of the range that listeners hold;
-    connect() passes over every port whose bind bucket was made by bind() or listen(), whatever SO_REUSEADDR
-    says (net/ipv4/inet_hashtables.c, ``__inet_hash_connect``).
+    ``net.ipv4.ip_local_reserved_ports``. ``listening`` counts further ports of the range that listeners hold.
+
+    connect() passes over every port whose bind bucket was made by bind(), on any address and whatever SO_REUSEADDR
+    says (net/ipv4/inet_hashtables.c, ``__inet_hash_connect``). Listeners have most of them, not all: a bucket stays
+    for sockets that are bound and do nothing, or were bound before they connected, and for connections and TIME_WAIT
+    of a listener that has gone. Those are not counted, so that ``usable`` can be too high by their ports.
     """
 
     low: int

@@ -88,7 +88,11 @@ def evaluate(
         if state.raised is None:
             continue
         known = old_findings.get((rule.key.policy_kind, rule.key.policy, rule.key.rule))
-        finding = known if reading is None else _finding(subject, facts, rule, state, reading, name_target)
+        if reading is None or (known is not None and state.state == "Clearing"):
+            # While it clears, the numbers that made it a finding say more than those of what is left.
+            finding = known
+        else:
+            finding = _finding(subject, facts, rule, state, reading, name_target)
         if finding is not None:
             active.append((rule, finding))
     findings = _worst_of_each(active)

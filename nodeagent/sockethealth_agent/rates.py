@@ -43,6 +43,7 @@ def rates(before: Reading | None, after: Reading) -> Rates:
         passive_opens=tcp("PassiveOpens"),
         attempt_fails=tcp("AttemptFails"),
         retransmits=tcp("RetransSegs"),
+        syn_retransmits=extended("TCPSynRetrans"),
         segments_out=tcp("OutSegs"),
         listen_overflows=extended("ListenOverflows"),
         listen_drops=extended("ListenDrops"),

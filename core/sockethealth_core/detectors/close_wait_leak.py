@@ -39,8 +39,8 @@ def measure(facts: AnyFacts, parameters: Parameters) -> Reading | None:
         "receiveQueueBytes": str(state.receive_queue_bytes),
     }
     if state.owners:
-        evidence["process"] = state.owners[0].process
-        evidence["container"] = state.owners[0].container
+        holder = {"process": state.owners[0].process, "container": state.owners[0].container}
+        evidence |= {name: value for name, value in holder.items() if value}
     return Reading(count, Target(address=peer.address, port=peer.port) if peer else None, evidence)
 
 
@@ -51,7 +51,8 @@ def advise(subject: Subject, facts: AnyFacts, reading: Reading) -> Advice:
     if state and state.owners:
         owner = state.owners[0]
         where = f" in container {owner.container}" if owner.container else ""
-        holder = f"process {owner.process} (pid {owner.pid}){where}"
+        # Without the process, as where the kernel does not let it be looked at, the container is known all the same.
+        holder = f"process {owner.process} (pid {owner.pid}){where}" if owner.process else f"a process{where}"
     oldest = f"; the oldest is {format_duration(state.oldest_seconds)} old" if state and state.oldest_seconds else ""
     unread = (
         f", {format_count(state.receive_queue_bytes)} bytes were never read"

@@ -22,16 +22,29 @@ def measure(facts: AnyFacts, parameters: Parameters) -> Reading | None:  # noqa:
     """Percent of segments that were sent again; OutSegs does not count those (RFC 4022, tcpOutSegs)."""
     if not isinstance(facts, Facts):
         return None
-    rates = facts.rates
-    total = rates.segments_out + rates.retransmits
-    evidence = {"retransmitsPerSecond": f"{rates.retransmits:.1f}", "segmentsPerSecond": f"{total:.1f}"}
-    percent = 100 * rates.retransmits / total if total >= MINIMUM_SEGMENTS else 0.0
+    again = lost_per_second(facts)
+    total = facts.rates.segments_out + again
+    evidence = {"retransmitsPerSecond": f"{again:.1f}", "segmentsPerSecond": f"{total:.1f}"}
+    percent = 100 * again / total if total >= MINIMUM_SEGMENTS else 0.0
     return Reading(percent, evidence=evidence)
+
+
+def lost_per_second(facts: Facts) -> float:
+    """Segments sent again, without the SYN/ACKs that clients leave unanswered.
+
+    Those are SynBacklogPressure: a flood's false sources never answer, whatever the path. The kernel counts SYN and
+    SYN/ACK as one (TCPSynRetrans; net/ipv4/tcp_output.c, ``tcp_rtx_synack``), so they are shared out by the
+    connections that are half open in either direction.
+    """
+    half_open = facts.sockets.syn_recv
+    both = half_open + facts.sockets.syn_sent
+    unanswered = facts.rates.syn_retransmits * half_open / both if both else 0.0
+    return max(0.0, facts.rates.retransmits - unanswered)
 
 
 def advise(subject: Subject, facts: AnyFacts, reading: Reading) -> Advice:
     """Point at the path, and away from sockets."""
-    again = facts.rates.retransmits if isinstance(facts, Facts) else 0.0
+    again = lost_per_second(facts) if isinstance(facts, Facts) else 0.0
     return Advice(
         f"{subject} sends {reading.value:.1f}% of its segments again ({per_second(again, 'segments')}): the path loses "
         "packets or acknowledgements, and each loss costs a round trip or a timeout.",

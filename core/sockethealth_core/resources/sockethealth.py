@@ -174,6 +174,9 @@ class Rates(Resource, frozen=True, kw_only=True):
     passive_opens: Annotated[float, about("Connections accepted by the kernel.")] = 0.0
     attempt_fails: Annotated[float, about("Connection attempts that failed.")] = 0.0
     retransmits: Annotated[float, about("Segments sent again.")] = 0.0
+    syn_retransmits: Annotated[
+        float, about("Those of retransmits that are SYN or SYN/ACK: the kernel counts the two as one.")
+    ] = 0.0
     segments_out: Annotated[float, about("Segments sent.")] = 0.0
     listen_overflows: Annotated[float, about("Connections dropped because an accept queue was full.")] = 0.0
     listen_drops: Annotated[float, about("Connection requests dropped at listeners, for any reason.")] = 0.0

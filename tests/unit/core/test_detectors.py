@@ -41,6 +41,17 @@ def test_retransmissions_are_a_share_of_all_segments_and_silent_below_ten_a_seco
     assert value("RetransmissionStorm", Facts(rates=Rates(segments_out=4, retransmits=5))) == 0
 
 
+@pytest.mark.parametrize(
+    ("half_open", "connecting", "percent"),
+    [(100, 0, 5), (0, 100, 50), (50, 50, 34.5), (0, 0, 50)],
+    ids=["flooded server", "client of a dead address", "both", "all answered meanwhile"],
+)
+def test_unanswered_syn_acks_are_no_loss_of_the_path_and_unanswered_syns_are(half_open, connecting, percent):
+    sockets = Sockets(syn_recv=half_open, syn_sent=connecting)
+    rates = Rates(segments_out=95, retransmits=95, syn_retransmits=90)
+    assert value("RetransmissionStorm", Facts(sockets=sockets, rates=rates)) == pytest.approx(percent, abs=0.05)
+
+
 def test_half_open_connections_are_held_against_the_listener_with_least_room():
     listeners = [
         Listener(address="::", port=80, backlog=128, syn_recv=64, syn_backlog=128),

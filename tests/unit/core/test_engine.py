@@ -137,6 +137,15 @@ def test_clearing_needs_clear_after_without_interruption():
     assert pod.judgement.health == "Healthy"
 
 
+def test_while_it_clears_a_finding_says_what_it_was():
+    pod = Pod([policy(leak_rule(for_="0s"))])
+    pod.see(leak(200))
+    raised = pod.judgement.findings
+    pod.see(leak(0), after=10)
+    assert pod.judgement.evaluation[0].state == "Clearing"
+    assert pod.judgement.findings == raised
+
+
 def test_flapping_at_the_threshold_neither_raises_nor_clears():
     pod = Pod([policy(leak_rule(for_="30s"))])
     for _ in range(20):
