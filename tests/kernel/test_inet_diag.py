@@ -55,6 +55,8 @@ def every_state():
             closing.close_held(1)
             theirs.close()
             server.wait_for(CLOSING=1, FIN_WAIT_1=1, LAST_ACK=1, TIME_WAIT=40, SYN_RECV=10)
+            # The peer's acknowledgement of a FIN may be delayed.
+            client.wait_for(FIN_WAIT_1=1, FIN_WAIT_2=10, TIME_WAIT=70)
             yield client, server
 
 
