@@ -17,6 +17,7 @@ def message(
     wqueue=0,
     inode=0,
     cookie=0,
+    uid=0,
     attributes=(),
     flags=2,
     kind=20,
@@ -28,7 +29,7 @@ def message(
 
     body = struct.pack("=BBBB", family, state, 0, 0)
     body += struct.pack("!HH", local[1], remote[1]) + field(local[0]) + field(remote[0])
-    body += struct.pack("=IQIIIII", 0, cookie, expires, rqueue, wqueue, 0, inode)
+    body += struct.pack("=IQIIIII", 0, cookie, expires, rqueue, wqueue, uid, inode)
     for number, payload in attributes:
         body += struct.pack("=HH", 4 + len(payload), number) + payload + bytes(-len(payload) % 4)
     return struct.pack("=IHHII", 16 + len(body), kind, flags, SEQUENCE, 1) + body

@@ -168,5 +168,7 @@ def _tell_unread(unread: Sequence[measure.Unread], hidden: int, *, asked_by_name
 def _way_in(number: int) -> str:
     verb = "needs" if number == 1 else "need"
     if os.geteuid() == 0:
-        return f"{verb} CAP_SYS_ADMIN and CAP_SYS_PTRACE to be read, which root does not have here."
+        return (
+            f"{verb} more to be read than root has here: CAP_SYS_ADMIN, CAP_SYS_PTRACE, or a security module's leave."
+        )
     return f"{verb} root to be read: run with sudo."

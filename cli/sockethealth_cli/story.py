@@ -320,7 +320,8 @@ def _close_wait(item: SocketHealth) -> list[tuple[str, str]]:
     rows = [("CLOSE_WAIT", f"oldest at least {format_duration(state.oldest_seconds)}{unread}")]
     for owner in state.owners:
         where = f" in container {printable(owner.container)}" if owner.container else ""
-        rows.append(("", f"{owner.count:,} held by {printable(owner.process)} (pid {owner.pid}){where}"))
+        holder = f"{printable(owner.process)} (pid {owner.pid})" if owner.process else "a process"
+        rows.append(("", f"{owner.count:,} held by {holder}{where}"))
     rows += [("", f"{peer.count:,} closed by {_place(peer.address, peer.port)}") for peer in state.peers]
     return rows
 

@@ -109,16 +109,6 @@ def pod_of_cgroup(text: str) -> PodRef | None:
     return None
 
 
-def host_netns_identity(proc: Path = procfs.PROC, path: str | None = None) -> NetnsId:
-    """The node's own namespace: that of process 1, or of `path` where process 1 may not be looked at.
-
-    Raises:
-        NetnsRefused: process 1 has capabilities the caller lacks; give a path.
-        NetnsGone: there is no such file.
-    """
-    return netns.identity(path or f"{proc}/1/ns/net")
-
-
 def discover(
     proc: Path = procfs.PROC, known: KnownProcesses | None = None, host_netns: NetnsId | None = None
 ) -> Discovery:
@@ -127,7 +117,7 @@ def discover(
     Args:
         proc: where the node's /proc is mounted; it must show all pids (hostPID).
         known: kept by the caller from one look to the next.
-        host_netns: from host_netns_identity; without it no pod is taken for a hostNetwork one.
+        host_netns: the node's own, see the hostnetns module; without it no pod is taken for a hostNetwork one.
     """
     known = known if known is not None else KnownProcesses()
     now = _uptime_ticks(proc)
@@ -147,28 +137,45 @@ def discover(
 
 
 def pods_of_cgroup_ids(cgroup_root: Path) -> dict[int, str]:
-    """Cgroup v2 id -> pod UID, for every pod's cgroup and all below it.
+    """Cgroup v2 id -> pod UID, for every pod's cgroup and all below it; see cgroups_of_pods."""
+    return {inode: ref.uid for inode, ref in cgroups_of_pods(cgroup_root).items()}
+
+
+def containers_of_cgroup_ids(cgroup_root: Path) -> dict[int, str]:
+    """Cgroup v2 id -> container id, for every container's cgroup and all below it; see cgroups_of_pods."""
+    found = cgroups_of_pods(cgroup_root)
+    return {inode: ref.container_id for inode, ref in found.items() if ref.container_id is not None}
+
+
+def cgroups_of_pods(cgroup_root: Path) -> dict[int, PodRef]:
+    """Cgroup v2 id -> pod and container, for every pod's cgroup and all below it.
 
     The id that inet_diag reports (INET_DIAG_CGROUP_ID) is the inode of the cgroup's directory (kernfs, since Linux
     5.5 on 64 bits). `cgroup_root` is the cgroup2 mount: see cgroup2_root.
     """
-    found: dict[int, str] = {}
-    pending: list[tuple[str, str | None]] = [(str(cgroup_root), None)]
+    found: dict[int, PodRef] = {}
+    pending: list[tuple[str, PodRef | None]] = [(str(cgroup_root), None)]
     while pending:
-        directory, uid = pending.pop()
+        directory, above = pending.pop()
         try:
             with os.scandir(directory) as entries:
                 for entry in entries:
                     if not entry.is_dir(follow_symlinks=False):
                         continue
-                    ref = pod_of_cgroup(f"0::/{entry.name}") if uid is None else None
-                    below = uid or (None if ref is None else ref.uid)
-                    if below is not None:
-                        found[entry.inode()] = below
-                    pending.append((entry.path, below))
+                    ref = pod_of_cgroup(f"0::/{entry.name}") if above is None else _below(above, entry.name)
+                    if ref is not None:
+                        found[entry.inode()] = ref
+                    pending.append((entry.path, ref))
         except (FileNotFoundError, NotADirectoryError):
             continue
     return found
+
+
+def _below(above: PodRef, name: str) -> PodRef:
+    if above.container_id is not None or "crio-conmon-" in name:
+        return above
+    container = _CONTAINER.search(name)
+    return above if container is None else PodRef(above.uid, container["id"])
 
 
 def cgroup_ids(pod_uid: str, cgroup_root: Path) -> frozenset[int]:

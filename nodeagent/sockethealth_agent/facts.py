@@ -61,7 +61,10 @@ SYSCTL_NAMES: Final = (*_FIXED_DEFAULTS, *_BY_HASH_SIZE, _HASH_SIZE)
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a socket: container is a name, or an id where the name is not known."""
+    """Who holds a socket: container is a name, or an id where the name is not known.
+
+    Where the process is not known, its name is empty and pid is 0.
+    """
 
     container: str
     process: str

@@ -55,7 +55,7 @@ class Limits:
     """Bounds of what one fold keeps, whatever the number of sockets.
 
     groups: destinations or peers counted exactly; `top`: those reported; `tracked`: CLOSE_WAIT sockets followed one
-    by one; `inodes`: CLOSE_WAIT inodes reported; `cgroups`: cgroups told apart by fold_by_cgroup.
+    by one; `inodes`: CLOSE_WAIT sockets whose holder can be asked for; `cgroups`: cgroups told apart by fold_by_cgroup.
     """
 
     groups: int = 4096
@@ -168,6 +168,15 @@ class TrackedSocket:
     at_least_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class HeldSocket:
+    """What a CLOSE_WAIT socket tells of its holder: inode, user id and cgroup v2 id; None before Linux 5.9."""
+
+    inode: int
+    uid: int
+    cgroup_id: int | None
+
+
 @dataclass(frozen=True)
 class CloseWaitFacts:
     """CLOSE_WAIT sockets of a namespace.
@@ -176,15 +185,15 @@ class CloseWaitFacts:
     any ACK after it only lowers the bound.
 
     receive_queue_bytes: unread bytes, summed. ages_seconds: (whole seconds, sockets), ascending; in steps of a
-    minute above an hour, and a day stands for all that is longer. tracked: smallest cookies first, so that the same
-    sockets are followed in each sweep.
+    minute above an hour, and a day stands for all that is longer. held: those that a process holds, at most
+    Limits.inodes. tracked: smallest cookies first, so that the same sockets are followed in each sweep.
     """
 
     count: int = 0
     receive_queue_bytes: int = 0
     oldest_ms: int = 0
     ages_seconds: tuple[tuple[int, int], ...] = ()
-    inodes: tuple[int, ...] = ()
+    held: tuple[HeldSocket, ...] = ()
     peers: tuple[ClosePeer, ...] = ()
     other_peers: Others = Others()
     tracked: tuple[TrackedSocket, ...] = ()
@@ -192,6 +201,11 @@ class CloseWaitFacts:
     def older_than(self, seconds: float) -> int:
         """How many have certainly been in CLOSE_WAIT for so many seconds."""
         return sum(count for age, count in self.ages_seconds if age >= seconds)
+
+    @property
+    def inodes(self) -> tuple[int, ...]:
+        """The inodes of `held`."""
+        return tuple(one.inode for one in self.held)
 
 
 @dataclass(frozen=True)
@@ -511,7 +525,7 @@ class CloseWaitFold:
         self._limits = limits
         self._count = self._unread = self._oldest = 0
         self._ages: Counter[int] = Counter()
-        self._inodes: list[int] = []
+        self._held: list[HeldSocket] = []
         self._peers: Counter[tuple[bytes, int, bool]] = Counter()
         self._merged_groups = 0
         self._undercount = 0
@@ -521,6 +535,7 @@ class CloseWaitFold:
         """Fold one run."""
         try:
             info = inet_diag.attribute_at(run, inet_diag.INET_DIAG_INFO)
+            cgroup = inet_diag.attribute_at(run, inet_diag.INET_DIAG_CGROUP_ID)
         except LookupError:
             for one in inet_diag.singly(run):
                 self.add(one)
@@ -530,8 +545,13 @@ class CloseWaitFold:
             ages: Iterable[tuple[int]] = ((0,) for _ in range(run.count))
         else:
             ages = _struct(f"={info + inet_diag.LAST_ACK_RECV_OFFSET}xI", info + 60, run.stride).iter_unpack(run.view)
-        sockets = _struct("=17xB2xHH16x16s4xQ4xI8xI", 88, run.stride).iter_unpack(run.view)
-        for (state, sport, dport, dst, cookie, unread, inode), (age,) in zip(sockets, ages, strict=True):
+        cgroups: Iterable[tuple[int | None]] = ((None,) for _ in range(run.count))
+        if cgroup is not None:
+            cgroups = _struct(f"={cgroup}xQ", cgroup + 8, run.stride).iter_unpack(run.view)
+        sockets = _struct("=17xB2xHH16x16s4xQ4xI4xII", 88, run.stride).iter_unpack(run.view)
+        for (state, sport, dport, dst, cookie, unread, uid, inode), (age,), (cgroup_id,) in zip(
+            sockets, ages, cgroups, strict=True
+        ):
             if state != TcpState.CLOSE_WAIT:
                 continue
             self._count += 1
@@ -544,8 +564,8 @@ class CloseWaitFold:
             packed = inet_diag.packed_address(family, dst)
             self._peers[packed, sport if inbound else dport, inbound] += 1
             self._tracked.append((cookie, inode, age))
-            if len(self._inodes) < self._limits.inodes and inode:
-                self._inodes.append(inode)
+            if len(self._held) < self._limits.inodes and inode:
+                self._held.append(HeldSocket(inode, uid, cgroup_id))
         self._trim()
 
     def facts(self) -> CloseWaitFacts:
@@ -557,7 +577,7 @@ class CloseWaitFold:
             receive_queue_bytes=self._unread,
             oldest_ms=self._oldest,
             ages_seconds=tuple(sorted(self._ages.items())),
-            inodes=tuple(self._inodes),
+            held=tuple(self._held),
             peers=tuple(
                 ClosePeer(
                     inet_diag.address_text(address),

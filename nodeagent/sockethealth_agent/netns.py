@@ -17,11 +17,15 @@ from pathlib import Path
 from pyroute2 import netns as pyroute2_netns
 from pyroute2.netlink import NETLINK_SOCK_DIAG
 
+from sockethealth_agent import procfs
+
 # /proc/self is the process's first thread, which need not be the one that reads (proc(5)).
 OWN_NETNS = "/proc/thread-self/ns/net"
 
 _GONE = {errno.ENOENT, errno.ESRCH, errno.ENXIO, errno.EINVAL}
 _REFUSED = {errno.EACCES, errno.EPERM}
+_CAPABILITIES = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21}
+"""Numbers of include/uapi/linux/capability.h."""
 
 
 class NetnsError(Exception):
@@ -37,7 +41,11 @@ class NetnsGone(NetnsError):  # noqa: N818 - says what happened, as FileNotFound
 
 
 class NetnsRefused(NetnsError):  # noqa: N818 - says what happened, as FileNotFound does
-    """The kernel refused to open or enter the namespace."""
+    """The kernel refused to open or enter the namespace: a capability is missing, or more than that is asked for.
+
+    ptrace_may_access() in kernel/ptrace.c asks for CAP_SYS_PTRACE in the user namespace of the process, and then the
+    security modules, which may refuse whatever the capabilities.
+    """
 
 
 class NetnsStuck(RuntimeError):  # noqa: N818 - says what happened, as FileNotFound does
@@ -57,7 +65,7 @@ def identity(path: str | Path = OWN_NETNS) -> NetnsId:
 
     Raises:
         NetnsGone: the process or the file is gone.
-        NetnsRefused: another user's process, and CAP_SYS_PTRACE is missing.
+        NetnsRefused: CAP_SYS_PTRACE is missing, or does not help: see NetnsRefused.
     """
     try:
         found = Path(path).stat()
@@ -76,7 +84,7 @@ def entered(path: str | Path, expected: NetnsId | None = None) -> Iterator[Netns
 
     Raises:
         NetnsGone: the file is gone, or leads to another namespace than `expected`.
-        NetnsRefused: CAP_SYS_PTRACE (to open) or CAP_SYS_ADMIN (to enter) is missing.
+        NetnsRefused: CAP_SYS_PTRACE (to open) or CAP_SYS_ADMIN (to enter) is missing or does not help.
         NetnsStuck: the way back failed.
     """
     home = os.open(OWN_NETNS, os.O_RDONLY | os.O_CLOEXEC)
@@ -171,7 +179,14 @@ def _explained(path: str, done: str, capability: str, error: OSError) -> Excepti
     if error.errno in _GONE:
         return NetnsGone(path, f"The network namespace {path} is gone: its last process exited or it was removed.")
     if error.errno in _REFUSED:
-        return NetnsRefused(
-            path, f"The network namespace {path} cannot be {done}: {capability} is missing ({error.strerror})."
-        )
+        return NetnsRefused(path, f"The network namespace {path} cannot be {done}: {_why(capability, error)}.")
     return NetnsError(path, f"The network namespace {path} cannot be {done}: {error.strerror}.")
+
+
+def _why(capability: str, error: OSError) -> str:
+    if not procfs.read_effective_capabilities("thread-self") >> _CAPABILITIES[capability] & 1:
+        return f"{capability} is missing ({error.strerror})"
+    return (
+        f"{error.strerror}, though {capability} is there; a security module such as AppArmor, SELinux or BPF forbids "
+        "it, or the process is of a user namespace in which this capability does not count"
+    )

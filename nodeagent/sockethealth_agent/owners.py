@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 from sockethealth_agent import procfs
 
@@ -42,13 +43,20 @@ class Owners:
     complete: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Sought:
-    """A socket as inet_diag tells of it; 0 is the inode of an orphan, cgroup_id is None before Linux 5.9."""
+class Sought(Protocol):
+    """A socket as inet_diag tells of it, say folding.Listener or folding.HeldSocket."""
 
-    inode: int
-    uid: int
-    cgroup_id: int | None
+    @property
+    def inode(self) -> int:
+        """0 for an orphan."""
+
+    @property
+    def uid(self) -> int:
+        """The user it was made by."""
+
+    @property
+    def cgroup_id(self) -> int | None:
+        """The cgroup v2 it was made in; None before Linux 5.9."""
 
 
 def find_owners(

@@ -3,7 +3,7 @@
 Usable without Kubernetes: `read_netns` takes any ns/net file, or None for the namespace it runs in.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from sockethealth_agent.facts import Holder, Observed
 from sockethealth_agent.folding import CloseWaitFacts, Conversations, Limits, Reader
 from sockethealth_agent.inet_diag import TcpState
 from sockethealth_agent.netns import NetnsId
+from sockethealth_agent.owners import Sought
 from sockethealth_agent.procfs import NetCounters, SockStat
 from sockethealth_agent.rates import Reading, rates
 from sockethealth_agent.sightings import Ages, first_sightings
@@ -42,7 +43,7 @@ class Memory:
         counters: the last reading, for rates.
         stopped_listening: port -> when it was first seen without its listener; None while it has one.
         sightings: CLOSE_WAIT cookie -> when it was first seen.
-        holders: inode -> who holds it, or None where it was not found at `searched_at`.
+        holders: inode -> who holds it, or None where nobody was found; asked anew a while after `searched_at`.
         moved: what was compared to know whether any socket may have changed.
         dumped_at: when all sockets were last read; `kept` are they, while nothing moves.
         dumps: how many full dumps were made.
@@ -98,6 +99,11 @@ def is_quiet(found: Conversations) -> bool:
     return not any(count for state, count in found.states.items() if state not in _QUIET)
 
 
+def no_cgroups() -> Mapping[int, str]:
+    """No container by cgroup id, for where there is no cgroup v2 or no container."""
+    return {}
+
+
 def is_waited_for(listener: folding.Listener, found: Conversations) -> bool:
     """Whether connections wait at a listener, complete or half open."""
     return listener.queue > 0 or found.inbound.get((listener.port, int(TcpState.SYN_RECV)), 0) > 0
@@ -114,6 +120,7 @@ def read_netns(
     expected: NetnsId | None = None,
     pids: Mapping[int, str | None] | None = None,
     container_names: Mapping[str, str] | None = None,
+    containers: Callable[[], Mapping[int, str]] = no_cgroups,
     proc: Path = procfs.PROC,
 ) -> Facts:
     """The facts of one network namespace. With a memory from a reading before there are rates too.
@@ -128,6 +135,7 @@ def read_netns(
         expected: the namespace meant; see netns.entered.
         pids: processes to search for holders, with their container ids.
         container_names: name by container id.
+        containers: asked where a socket's process cannot be found; see find_holders.
         proc: where /proc is mounted.
 
     Raises:
@@ -156,8 +164,10 @@ def read_netns(
             memory.moved, memory.dumped_at = moved, now
             memory.dumps += 1
     memory.sightings = first_sightings(memory.sightings, close_wait.tracked, now)
-    queueing = [one.inode for one in listeners if is_waited_for(one, found)]
-    holders = find_holders(memory, [*close_wait.inodes, *queueing], pids or {}, container_names or {}, now, proc)
+    queueing = [one for one in listeners if is_waited_for(one, found)]
+    holders = find_holders(
+        memory, [*close_wait.held, *queueing], pids or {}, container_names or {}, now, containers, proc
+    )
     observed = Observed(
         listeners=listeners,
         conversations=found,
@@ -188,21 +198,35 @@ def read_tier1(proc: Path = procfs.PROC) -> Tier1:
 
 def find_holders(
     memory: Memory,
-    inodes: Iterable[int],
+    sockets: Iterable[Sought],
     pids: Mapping[int, str | None],
     container_names: Mapping[str, str],
     now: float,
+    containers: Callable[[], Mapping[int, str]] = no_cgroups,
     proc: Path = procfs.PROC,
 ) -> dict[int, Holder]:
-    """Who holds sockets, by inode. A holder once found stays it; only new sockets are searched for."""
-    wanted = {inode for inode in inodes if inode}
+    """Who holds sockets, by inode. A process once found stays it; only other sockets are searched for.
+
+    Args:
+        memory: what is known from before.
+        sockets: those whose holder is wanted.
+        pids: processes to search, with their container ids.
+        container_names: name by container id.
+        now: seconds of the monotonic clock.
+        containers: container id by cgroup v2 id; asked only where a socket's process cannot be found.
+        proc: where /proc is mounted.
+    """
+    wanted = {one.inode: one for one in sockets if one.inode}
     known = {inode: holder for inode, holder in memory.holders.items() if inode in wanted}
     if now - memory.searched_at >= HOLDER_RETRY_SECONDS:
-        known = {inode: holder for inode, holder in known.items() if holder is not None}
-    missing = wanted - known.keys()
-    if missing and pids:
         memory.searched_at = now
-        found = owners.find_owners(missing, pids, proc).by_inode
+        known = {inode: holder for inode, holder in known.items() if holder is not None and holder.pid}
+    missing = wanted.keys() - known.keys()
+    if missing:
+        found = dict(owners.find_owners(missing, pids, proc).by_inode)
+        nobodys = [wanted[inode] for inode in missing - found.keys()]
+        if nobodys:
+            found |= owners.known_by_cgroup(nobodys, containers(), pids, proc)
         for inode in missing:
             owner = found.get(inode)
             known[inode] = None if owner is None else _holder(owner, container_names)

@@ -5,7 +5,6 @@ the next sweep. Nothing here knows of the API server.
 """
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -13,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from sockethealth_agent import conntrack, discovery, netns, procfs
+from sockethealth_agent import conntrack, discovery, hostnetns, netns, procfs
 from sockethealth_agent import facts as making
 from sockethealth_agent.discovery import Discovery, KnownProcesses, PodProcesses
 from sockethealth_agent.facts import Observed
 from sockethealth_agent.folding import CgroupSockets, CloseWaitFacts, NetnsSockets, Reader
 from sockethealth_agent.inet_diag import DumpFailed, TcpState
-from sockethealth_agent.netns import NetnsError
+from sockethealth_agent.netns import NetnsError, NetnsId, NetnsRefused
 from sockethealth_agent.pods import PodInfo
 from sockethealth_agent.procfs import ProcessGone, ProcLayoutError
 from sockethealth_agent.reading import Memory, Tier1, find_holders, is_waited_for, new_reader, read_netns, read_tier1
@@ -85,44 +84,6 @@ class _Host:
     insert_failed_per_second: float
 
 
-def host_netns_path(proc: Path = procfs.PROC) -> str:
-    """The ns/net file of the node's own namespace.
-
-    It is that of process 1. Where that one may not be looked at, as on a node that is itself a container, it is that
-    of the caller's eldest ancestor: a container's is the runtime's shim, which runs in the node's namespaces.
-    """
-    first = f"{proc}/1/ns/net"
-    try:
-        netns.identity(first)
-    except NetnsError:
-        ancestors = [path for pid in _ancestors(proc) if _readable(path := f"{proc}/{pid}/ns/net")]
-        if ancestors:
-            return ancestors[-1]
-    return first
-
-
-def _ancestors(proc: Path) -> list[int]:
-    found: list[int] = []
-    pid = os.getppid()
-    while pid > 1:
-        found.append(pid)
-        try:
-            stat = (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            break
-        # Field 4 of proc_pid_stat(5), after the name in parentheses, which may hold anything.
-        pid = int(stat.rpartition(")")[2].split()[1])
-    return found
-
-
-def _readable(path: str) -> bool:
-    try:
-        netns.identity(path)
-    except NetnsError:
-        return False
-    return True
-
-
 class Sampler:
     """Keeps what one sweep needs of the one before. Not for several threads: it moves its own between namespaces."""
 
@@ -148,7 +109,10 @@ class Sampler:
         """
         self._proc = proc
         self._cgroup_root = cgroup_root
-        self._host_path = host_netns or host_netns_path(proc)
+        self._host_given = host_netns
+        self._host_path = host_netns
+        self._host_id: NetnsId | None = None
+        self._container_cgroups: dict[int, str] | None = None
         self._reader = reader or new_reader()
         self._clock = clock
         self._wall_clock = wall_clock
@@ -175,6 +139,7 @@ class Sampler:
         """
         started = self._clock()
         ages = tuple(min_ages)
+        self._container_cgroups = None
         wanted = {uid: pod for uid, pod in pods.items() if not pod.completed}
         self._states = {uid: state for uid, state in self._states.items() if uid in wanted}
         seen = discovery.discover(self._proc, self._processes, self._host_identity())
@@ -204,11 +169,32 @@ class Sampler:
         processes = seen.pods.get(uid)
         return pod.host_network or (processes is not None and processes.host_network)
 
-    def _host_identity(self) -> netns.NetnsId | None:
+    def _host_identity(self) -> NetnsId | None:
+        """The node's namespace, looked for anew where the process that showed it has gone."""
+        if self._host_given is None and not self._shows_host():
+            self._host_path = hostnetns.find(self._proc)
+        if self._host_path is None:
+            return None
         try:
-            return netns.identity(self._host_path)
+            self._host_id = netns.identity(self._host_path)
         except NetnsError:
             return None  # said by _read_host, which needs it more
+        return self._host_id
+
+    def _shows_host(self) -> bool:
+        if self._host_path is None:
+            return False
+        try:
+            return netns.identity(self._host_path) == self._host_id
+        except NetnsError:
+            return False
+
+    def _containers(self) -> Mapping[int, str]:
+        """Container id by cgroup v2 id, read at most once a sweep."""
+        if self._container_cgroups is None:
+            root = discovery.cgroup2_root(self._cgroup_root)
+            self._container_cgroups = {} if root is None else discovery.containers_of_cgroup_ids(root)
+        return self._container_cgroups
 
     def _read_pod(self, pod: PodInfo, seen: Discovery, ages: tuple[float, ...], failed: dict[str, str]) -> None:
         state = self._states.setdefault(pod.uid, _PodState())
@@ -226,6 +212,7 @@ class Sampler:
                 expected=processes.netns,
                 pids=_pids(processes),
                 container_names=pod.containers,
+                containers=self._containers,
                 proc=self._proc,
             )
         except READ_ERRORS as error:
@@ -277,7 +264,7 @@ class Sampler:
         failed: dict[str, str],
     ) -> _Host | None:
         try:
-            host = self._visit_host(shared, self._host_source(shared, seen))
+            host = self._visit_host(shared, *self._host_source(shared, seen))
         except READ_ERRORS as error:
             if not self._host_complaint:
                 self._host_complaint = str(error)
@@ -293,15 +280,24 @@ class Sampler:
             self._fold_shared(pods[uid], host, seen, ages, failed)
         return host
 
-    def _host_source(self, shared: list[str], seen: Discovery) -> str:
-        # Where process 1 may not be looked at, a pod that the API server has on the node's network shows the same.
-        if self._host_identity() is not None:
-            return self._host_path
-        return next((seen.pods[uid].netns_path for uid in shared if uid in seen.pods), self._host_path)
+    def _host_source(self, shared: list[str], seen: Discovery) -> tuple[str, NetnsId | None]:
+        if self._host_path is not None and seen.host_netns is not None:
+            return self._host_path, seen.host_netns
+        # A pod that the API server has on the node's network shows the same.
+        for uid in shared:
+            if uid in seen.pods:
+                return seen.pods[uid].netns_path, seen.pods[uid].netns
+        if self._host_path is not None:
+            return self._host_path, None
+        raise NetnsRefused(
+            f"{self._proc}/1/ns/net",
+            "neither process 1 nor any other process in its network namespace may be looked at: the agent needs "
+            "hostPID and CAP_SYS_PTRACE, or --host-netns.",
+        )
 
-    def _visit_host(self, shared: list[str], source: str) -> _Host:
+    def _visit_host(self, shared: list[str], source: str, expected: NetnsId | None) -> _Host:
         with ExitStack() as stack:
-            with netns.entered(source):
+            with netns.entered(source, expected):
                 sock = stack.enter_context(netns.open_diag_socket())
                 tier1 = read_tier1(self._proc)
                 limits = procfs.read_node_limits(self._proc)
@@ -375,10 +371,11 @@ class Sampler:
         state.memory.sightings = first_sightings(state.memory.sightings, found.tracked, now)
         holders = find_holders(
             state.memory,
-            [*found.inodes, *(one.inode for one in mine if is_waited_for(one, conversations))],
+            [*found.held, *(one for one in mine if is_waited_for(one, conversations))],
             _pids(processes),
             pod.containers,
             now,
+            self._containers,
             self._proc,
         )
         observed = Observed(

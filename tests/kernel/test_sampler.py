@@ -1,6 +1,7 @@
 """Sweeps over real namespaces with real sockets: counts as ss has them, and what happens when a pod vanishes."""
 
 import os
+import subprocess
 import time
 import uuid
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 import lab
 from agent_builders import pod
-from sockethealth_agent import discovery
+from sockethealth_agent import discovery, procfs
 from sockethealth_agent.inet_diag import DumpFailed, DumpReason
 from sockethealth_agent.netns import NetnsGone
 from sockethealth_agent.reading import Memory, new_reader, read_netns
@@ -343,14 +344,18 @@ def pod_cgroup():
         pytest.skip("no writable cgroup v2 is mounted under /sys/fs/cgroup")
     made = []
 
-    def move(uid, pid):
+    def move(uid, pid, container=""):
         directory = root / f"sockethealth-test-pod{uid}"
         directory.mkdir()
-        made.append((directory, pid, (root / "cgroup.procs")))
+        made.append(directory)
+        if container:
+            directory /= container
+            directory.mkdir()
+            made.append(directory)
         (directory / "cgroup.procs").write_text(str(pid))
 
     yield move
-    for directory, _pid, _home in made:
+    for directory in reversed(made):
         lab.wait_until(lambda at=directory: not (at / "cgroup.procs").read_text().strip(), 5, lambda: "empty cgroup")
         directory.rmdir()
 
@@ -377,3 +382,62 @@ def test_a_host_network_pod_has_the_sockets_of_its_cgroup(node, pod_cgroup):
         assert [(one.container, one.pid, one.count) for one in found.close_wait.owners] == [("app", host.pid, 1)]
         assert as_ss(sweep.node.host_sockets) == host.ss_states()
         assert sweep.node.sockets == sweep.node.host_sockets
+
+
+def test_a_leak_whose_process_may_not_be_looked_at_still_names_its_container(node, pod_cgroup):
+    with lab.namespaces(2) as (host, leaking):
+        known = new_pod("leaking")
+        show(node, leaking, known.uid)
+        (node / str(leaking.pid) / "fd").unlink()
+        pod_cgroup(known.uid, leaking.pid, CONTAINER)
+        host.connect(leaking.listen(8080), 3).close()
+        leaking.wait_for(CLOSE_WAIT=3)
+        (owner,) = sampler(node, host).sweep({known.uid: known}).pods[known.uid].facts.close_wait.owners
+        assert (owner.container, owner.process, owner.pid, owner.count) == ("app", "", 0, 3)
+        # With its user known it is the one process of that user in the container.
+        (node / str(leaking.pid) / "status").symlink_to(f"/proc/{leaking.pid}/status")
+        (owner,) = sampler(node, host).sweep({known.uid: known}).pods[known.uid].facts.close_wait.owners
+        assert (owner.container, owner.pid, owner.count) == ("app", leaking.pid, 3)
+        assert owner.process
+
+
+def test_the_node_is_still_read_when_the_process_that_showed_it_ends(node):
+    """Process 1 is out of reach here: its mark is seen, its ns/net is not."""
+    with lab.namespaces(1) as (host,), lab.netns() as elsewhere:
+        (node / "1").mkdir()
+        (node / "1" / "net").symlink_to(f"/proc/{host.pid}/net")
+        keeper = subprocess.Popen(["nsenter", f"--net={host.path}", "--", "sleep", "60"])
+        try:
+            lab.wait_until(
+                lambda: procfs.read_netns_mark(keeper.pid) == procfs.read_netns_mark(host.pid), 5, lambda: "nsenter"
+            )
+            for pid in (keeper.pid, elsewhere.pid):
+                (node / str(pid)).mkdir()
+                for name in ("stat", "cgroup", "ns", "net"):
+                    (node / str(pid) / name).symlink_to(f"/proc/{pid}/{name}")
+            host.listen(22)
+            elsewhere.listen(23)
+            elsewhere.listen(24)
+            sweeping = Sampler(proc=node)
+            assert as_ss(sweeping.sweep({}).node.host_sockets) == {"LISTEN": 1}
+            show(node, host, str(uuid.uuid4()))
+        finally:
+            keeper.kill()
+            keeper.wait()
+        host.listen(25)
+        assert as_ss(sweeping.sweep({}).node.host_sockets) == {"LISTEN": 2}
+
+
+def test_mini_sockets_in_fin_wait_2_are_no_time_wait():
+    """The kernel keeps both as mini-sockets, and sockstat counts them as one (`tw`)."""
+    with lab.namespaces(2) as (client, server):
+        client.connect(server.listen(8080), 6).close()
+        client.time_wait(server.listen(9090, serve="follow"), 2)
+        client.wait_for(FIN_WAIT_2=6, TIME_WAIT=2)
+        found = read(client)
+        assert (found.sockets.fin_wait2, found.sockets.time_wait, found.time_wait.outbound) == (6, 2, 2)
+        lab.wait_until(
+            lambda: procfs.read_sockstat(client.pid).time_wait == 8,
+            5,
+            lambda: f"sockstat's tw is {procfs.read_sockstat(client.pid).time_wait}, wanted 8",
+        )

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.node
 
 FOR_SECONDS = 5
 LEAKED = 200
+LEAKING_USER = 1234
 PORTS = 1000
 POLICY = {
     "apiVersion": "sockethealth.io/v1alpha1",
@@ -118,7 +119,10 @@ def place(product):
     place.deployment("patient", "python3", "/scripts/server.py")
     place.deployment("all-kinds", "python3", "-c", SOCKETS_OF_ALL_KINDS)
     place.deployment("on-host", "python3", "-c", LISTEN_AND_CONNECT, hostNetwork=True)
-    place.deployment("leaking", "python3", "/scripts/leaking_client.py", impatient, f"--count={LEAKED}", "--rate=400")
+    place.deployment(
+        *("leaking", "python3", "/scripts/leaking_client.py", impatient, f"--count={LEAKED}", "--rate=400"),
+        securityContext={"runAsUser": LEAKING_USER, "runAsNonRoot": True},
+    )
     place.deployment(
         "churning",
         *("python3", "/scripts/churning_client.py", patient, "--burst=600", "--rate=8"),
@@ -264,7 +268,12 @@ def test_a_leak_is_found_said_once_and_forgotten_when_repaired(place):
     finding = place.findings(pod)["leak"]
     assert finding["value"] == LEAKED
     assert f"{LEAKED} CLOSE_WAIT" in finding["message"]
-    assert "python3" in finding["message"]
+    assert re.search(r"process python3 \(pid \d+\) in container main", finding["message"]), finding["message"]
+    assert (finding["evidence"]["process"], finding["evidence"]["container"]) == ("python3", "main")
+    (owner,) = place.socket_health(pod)["status"]["closeWait"]["owners"]
+    assert owner["count"] == LEAKED
+    if isinstance(place.cluster, OwnCluster):
+        assert Path(f"/proc/{owner['pid']}").stat().st_uid == LEAKING_USER
     row = _row(place, pod)
     assert (row["CLOSE-WAIT"], row["FINDING"], row["HEALTH"]) == (str(LEAKED), "CloseWaitLeak", "Warning")
 

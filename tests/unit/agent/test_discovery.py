@@ -5,7 +5,15 @@ import os
 import pytest
 
 from sockethealth_agent import netns
-from sockethealth_agent.discovery import KnownProcesses, PodRef, cgroup_ids, discover, pod_of_cgroup, pods_of_cgroup_ids
+from sockethealth_agent.discovery import (
+    KnownProcesses,
+    PodRef,
+    cgroup_ids,
+    containers_of_cgroup_ids,
+    discover,
+    pod_of_cgroup,
+    pods_of_cgroup_ids,
+)
 
 UID = "2b4f6a8c-1234-4abc-9def-0123456789ab"
 DASHED = UID.replace("-", "_")
@@ -146,3 +154,13 @@ def test_cgroup_ids_are_the_pods_directory_and_all_below(tmp_path):
     expected = {path.stat().st_ino for path in (below, below.parent, below.parent.parent)}
     assert cgroup_ids(UID, tmp_path) == expected
     assert set(pods_of_cgroup_ids(tmp_path).values()) == {UID}
+
+
+def test_the_container_of_a_cgroup_is_that_of_the_one_above_it(tmp_path):
+    scope = tmp_path / "kubepods.slice" / f"kubepods-pod{DASHED}.slice" / f"cri-containerd-{ID}.scope"
+    conmon = scope.parent / f"crio-conmon-{'d' * 64}.scope"
+    (scope / f"docker-{'e' * 64}.scope").mkdir(parents=True)
+    conmon.mkdir()
+    assert containers_of_cgroup_ids(tmp_path) == {
+        path.stat().st_ino: ID for path in (scope, scope / f"docker-{'e' * 64}.scope")
+    }

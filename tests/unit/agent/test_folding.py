@@ -14,6 +14,7 @@ from sockethealth_agent.folding import (
     CgroupFold,
     CloseWaitFold,
     ConversationFold,
+    HeldSocket,
     Limits,
     ListenerFold,
     Roles,
@@ -175,6 +176,18 @@ def test_close_wait_is_aged_attributed_and_bounded():
     assert {(peer.address, peer.port, peer.local_port, peer.count) for peer in facts.peers} == {
         ("10.0.0.9", 443, None, 25), ("10.0.0.9", None, 80, 25),
     }  # fmt: skip
+
+
+def test_close_wait_tells_user_and_cgroup_of_what_a_process_holds():
+    target = CloseWaitFold(set())
+    sockets = [
+        wire.message(state=8, inode=1, uid=1234, attributes=[wire.tcp_info(9000), wire.cgroup_id(7)]),
+        wire.message(state=8, inode=2, uid=1234, attributes=[wire.tcp_info(9000), wire.cgroup_id(8)]),
+        wire.message(state=8, inode=3, uid=0, attributes=[wire.tcp_info(9000)]),
+        wire.message(state=8, inode=0, uid=5, attributes=[wire.tcp_info(9000), wire.cgroup_id(7)]),
+    ]
+    fold_into(target, wire.chunks(*sockets, wire.done()))
+    assert target.facts().held == (HeldSocket(1, 1234, 7), HeldSocket(2, 1234, 8), HeldSocket(3, 0, None))
 
 
 def test_close_wait_without_tcp_info_has_no_age():

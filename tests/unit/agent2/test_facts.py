@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 
 from sockethealth_agent import facts, folding
 from sockethealth_agent.facts import Holder, Observed
-from sockethealth_agent.folding import AGE_EDGES_MS, ClosePeer, CloseWaitFacts, Conversations, Others, TimeWaitAges
+from sockethealth_agent.folding import (
+    AGE_EDGES_MS,
+    ClosePeer,
+    CloseWaitFacts,
+    Conversations,
+    HeldSocket,
+    Others,
+    TimeWaitAges,
+)
 from sockethealth_agent.inet_diag import TcpState
 from sockethealth_agent.sightings import Ages
 from sockethealth_core.resources import Destination, Owner, Peer, Source, Watchpoint
@@ -162,7 +170,7 @@ def test_close_wait_has_its_holders_and_peers():
     found = CloseWaitFacts(
         count=4,
         receive_queue_bytes=12,
-        inodes=(1, 2, 3, 4),
+        held=tuple(HeldSocket(inode, 0, None) for inode in (1, 2, 3, 4)),
         peers=(ClosePeer("10.0.0.1", 443, None, 3), ClosePeer("10.0.0.2", None, 80, 1)),
     )
     holders = {1: Holder("app", "java", 5), 2: Holder("app", "java", 5), 3: Holder("log", "tail", 9)}
