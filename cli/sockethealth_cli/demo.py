@@ -20,7 +20,7 @@ from sockethealth_cli.errors import UsageProblem
 from sockethealth_cli.naming import NamedNetns
 from sockethealth_cli.objects import socket_health
 from sockethealth_cli.text import printable
-from sockethealth_core.resources import SocketHealth
+from sockethealth_core.resources import SocketHealth, encode
 
 _STEP_SECONDS: Final = 30
 _INTERVAL_SECONDS: Final = 1.2
@@ -39,7 +39,8 @@ def how_to_run() -> str:
 
 @click.command(epilog=_EPILOG)
 @click.option("--hold", is_flag=True, help="Keep the trouble up until Enter or Ctrl-C, to look at it with other tools.")
-def demo(hold: bool) -> None:
+@output.format_option
+def demo(hold: bool, form: output.Format) -> None:
     """Show what trouble looks like: make three kinds of it, scan, explain, clean up.
 
     Takes about five seconds and needs root. All of it happens in network namespaces that the demo makes and that
@@ -48,14 +49,18 @@ def demo(hold: bool) -> None:
     if os.geteuid() != 0:
         raise UsageProblem(f"the demo makes network namespaces, which needs root: run {how_to_run()}")
     try:
-        _play(hold=hold)
+        _play(form, hold=hold)
     except KeyboardInterrupt:
         click.echo("\nInterrupted. The demo's namespaces and processes are gone.")
         sys.exit(130)
 
 
-def _play(*, hold: bool) -> None:
-    click.echo("Three network namespaces will misbehave; nothing outside of them is touched.\n")
+def _play(form: output.Format, *, hold: bool) -> None:
+    def tell(line: str) -> None:
+        # Beside objects for a program, what is told to a person goes where it does no harm.
+        click.echo(line, err=form != "table")
+
+    tell("Three network namespaces will misbehave; nothing outside of them is touched.\n")
     with ExitStack() as stack:
         peers = stack.enter_context(_actor("peers"))
         actors = {scene.role: stack.enter_context(_actor(scene.role)) for scene in SCENES}
@@ -63,19 +68,22 @@ def _play(*, hold: bool) -> None:
         for role, actor in actors.items():
             _ask(actor, "join", role=role)
         leaked = _ask(actors["leak"], "leak")["leaked"]
-        click.echo(f"  [1/4] an application forgot to close {leaked} connections")
+        tell(f"  [1/4] an application forgot to close {leaked} connections")
         _ask(actors["server"], "serve")
         _ask(peers, "visit")
-        click.echo(f"  [2/4] a server hung up on {VISITS:,} visitors")
+        tell(f"  [2/4] a server hung up on {VISITS:,} visitors")
         seen = _ask(actors["churn"], "churn")
-        click.echo(f"  [3/4] a client opened {seen['opened']:,} connections, one a request, and got stuck")
+        tell(f"  [3/4] a client opened {seen['opened']:,} connections, one a request, and got stuck")
         items = _scan([actors[scene.role].pid for scene in SCENES])
-        click.echo(f"  [4/4] scanned the three, twice, {_INTERVAL_SECONDS} s apart\n")
-        output.print_report(demo_report.report(items, proof(seen["opened"])))
+        tell(f"  [4/4] scanned the three, twice, {_INTERVAL_SECONDS} s apart\n")
+        if form == "table":
+            output.print_report(demo_report.report(items, proof(seen["opened"])))
+        else:
+            output.print_text(output.serialized([encode(item) for item in items], form))
         if hold:
-            click.echo("\nHeld: look elsewhere with `sockethealth top`, `sockethealth scan` or `ss`. Enter ends it.")
+            tell("\nHeld: look elsewhere with `sockethealth top`, `sockethealth scan` or `ss`. Enter ends it.")
             sys.stdin.readline()
-    click.echo(demo_report.FAREWELL)
+    tell(demo_report.FAREWELL)
 
 
 def _scan(pids: Sequence[int]) -> list[SocketHealth]:

@@ -18,12 +18,18 @@ def _complete(_context: click.Context, _parameter: click.Parameter, incomplete: 
 
 @click.command()
 @click.argument("finding", required=False, shell_complete=_complete)
-def explain(finding: str | None) -> None:
+@output.format_option
+def explain(finding: str | None, form: output.Format) -> None:
     """Show a finding's runbook: what it means, how to confirm it, what fixes it, and what does not.
 
     FINDING is its type, such as CloseWaitLeak, in any case. Without it, all findings are listed.
     On a pipe, the page is Markdown as it is written.
     """
+    summaries = runbooks.summaries()
+    if finding is None and form != "table":
+        listed = [{"finding": name, "summary": summary} for name, summary in summaries.items()]
+        output.print_text(output.serialized_object({"findings": listed}, form))
+        return
     if finding is None:
         output.print_report(_list())
         click.echo(f"\n{click.get_current_context().command_path} FINDING shows one of them.")
@@ -35,7 +41,9 @@ def explain(finding: str | None) -> None:
         raise UsageProblem(printable(str(error))) from error
     except FileNotFoundError as error:
         raise UsageProblem(f"this installation lacks the page of {name}: install sockethealth again") from error
-    if output.on_terminal():
+    if form != "table":
+        output.print_text(output.serialized_object({"finding": name, "summary": summaries[name], "page": text}, form))
+    elif output.on_terminal():
         output.print_report(Markdown(text, code_theme="ansi_dark", hyperlinks=False), most=_WIDTH)
     else:
         output.print_text(text)

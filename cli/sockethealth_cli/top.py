@@ -1,6 +1,7 @@
 """`sockethealth top`: the network namespaces of this machine, live."""
 
 import contextlib
+import itertools
 import os
 import platform
 import select
@@ -8,9 +9,9 @@ import signal
 import sys
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import IO, Final
+from typing import IO, Final, Literal
 
 import click
 from rich.console import Console
@@ -23,7 +24,7 @@ from sockethealth_cli.policies import RuleSet
 from sockethealth_cli.text import counted
 from sockethealth_cli.top_state import LONGEST_DELAY, SHORTEST_DELAY, SORTS, Samples, View, row_of
 from sockethealth_core.engine import evaluate, snapshot
-from sockethealth_core.resources import Judgement
+from sockethealth_core.resources import Judgement, SocketHealth, encode
 
 _EPILOG: Final = """\b
 Keys: q quit, h help, P T C E N sort, R reverse, space pause, d delay,
@@ -50,6 +51,7 @@ class Watching:
         self._rule_notes = rule_set.notes
         self.notes: tuple[str, ...] = ()
         self.samples = Samples()
+        self.items: list[SocketHealth] = []
 
     def sample(self) -> None:
         """Take one more."""
@@ -59,10 +61,12 @@ class Watching:
         now = time.time()
         judgements = {}
         rows = []
+        self.items = []
         for one in readings.read:
             judgement = self._judge(one.named, one, now)
             judgements[_key(one.named)] = judgement
             item = with_judgement(one.named, one.facts, judgement, node_name=platform.node())
+            self.items.append(item)
             instant = snapshot(subject(one.named), one.facts, self._rules, now).findings
             rows.append(row_of(item, instant))
         self._judgements = judgements
@@ -102,6 +106,7 @@ def _key(named: NamedNetns) -> str:
 )
 @scan.policy_option
 @scan.netns_option
+@output.format_option
 def top(
     batch: bool,
     count: int | None,
@@ -109,33 +114,50 @@ def top(
     sort: str,
     policy_files: Sequence[IO[str]],
     netns_names: Sequence[str],
+    form: output.Format,
 ) -> None:
     """Show the TCP socket health of this machine's network namespaces, live.
 
     Findings are those of the policy, in time: a rule's `for` counts from the first sample on, and until it has
-    passed, the finding is marked with ~. Without root, only the namespace you are in can be read.
+    passed, the finding is marked with ~. Without root, only the namespace you are in can be read. With -o json or
+    yaml, each sample is a v1 List of SocketHealths.
     """
     watching = Watching(scan.rule_set_of(policy_files), netns_names)
     view = View(sort=_SORT_NAMES.get(sort.lower(), sort.upper()), delay=delay)
-    if batch or not (sys.stdin.isatty() and output.on_terminal()):
+    if form != "table":
+        with contextlib.suppress(KeyboardInterrupt):
+            _samples(watching, view, count, form)
+    elif batch or not (sys.stdin.isatty() and output.on_terminal()):
         with contextlib.suppress(KeyboardInterrupt):
             _batch(watching, view, count)
     else:
         _live(watching, view, count)
 
 
+def _samples(watching: Watching, view: View, count: int | None, form: Literal["json", "yaml"]) -> None:
+    for _ in _paced(watching, view, count):
+        separator = "---\n" if form == "yaml" else ""
+        output.print_text(separator + output.serialized([encode(item) for item in watching.items], form))
+        sys.stdout.flush()
+
+
 def _batch(watching: Watching, view: View, count: int | None) -> None:
-    taken = 0
-    due = time.monotonic()
-    while True:
-        watching.sample()
+    for taken in _paced(watching, view, count):
+        if taken:
+            click.echo()
         width = max(_BATCH_WIDTH, Console(file=sys.stdout).width) if output.on_terminal() else _BATCH_WIDTH
         output.print_report(top_view.batch(watching.samples, view, watching.notes, width), width=width)
         sys.stdout.flush()
-        taken += 1
-        if taken == count:
+
+
+def _paced(watching: Watching, view: View, count: int | None) -> Iterator[int]:
+    """Take a sample each time one is due, and give its number."""
+    due = time.monotonic()
+    for taken in itertools.count():
+        watching.sample()
+        yield taken
+        if taken + 1 == count:
             return
-        click.echo()
         due += view.delay
         time.sleep(max(0.0, due - time.monotonic()))
 

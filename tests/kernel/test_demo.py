@@ -1,6 +1,7 @@
 """`sockethealth demo`, as a newcomer runs it, and what is left of it: nothing."""
 
 import contextlib
+import json
 import os
 import pty
 import re
@@ -189,3 +190,10 @@ def test_without_root_it_says_what_to_run():
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.endswith(f"which needs root: run sudo {PROGRAM} demo")
+
+
+def test_for_a_program_it_gives_objects_and_nothing_else():
+    done = subprocess.run([PROGRAM, "demo", "-o", "json"], capture_output=True, text=True, check=True, timeout=60)
+    health = {one["metadata"]["name"]: one["status"]["health"] for one in json.loads(done.stdout)["items"]}
+    assert health == {"demo-churn": "Critical", "demo-leak": "Warning", "demo-server": "Healthy"}
+    assert "[4/4]" in done.stderr

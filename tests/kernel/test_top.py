@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 import lab
 from harness.plugin import skip_or_fail
@@ -218,3 +219,11 @@ def test_batch_is_plain_in_a_terminal_too(terminal, troubled):
     terminal.run("-b", "-n", "1", *by_netns(troubled[0]))
     screen = terminal.shows("ended 0", "NETNS")
     assert "q quit" not in screen
+
+
+def test_for_a_program_each_sample_is_a_list_of_objects(troubled):
+    command = [PROGRAM, "top", "-n", "2", "-d", "0.5", "-o", "yaml", *by_netns(*troubled)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    samples = list(yaml.safe_load_all(shown))
+    assert [len(sample["items"]) for sample in samples] == [2, 2]
+    assert {one["kind"] for sample in samples for one in sample["items"]} == {"SocketHealth"}

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from sockethealth_cli.main import main
@@ -84,3 +85,13 @@ def test_a_terminal_gets_it_rendered_without_markdowns_signs():
     assert "What it means" in said
     assert "## " not in said
     assert "\x1b[" in said
+
+
+@pytest.mark.parametrize("form", ["json", "yaml"])
+def test_a_page_for_a_program(form):
+    shown = run("closewaitleak", "-o", form)
+    told = yaml.safe_load(shown.stdout)
+    assert (shown.exit_code, told["finding"]) == (0, "CloseWaitLeak")
+    assert told["page"] == page("CloseWaitLeak")
+    listed = yaml.safe_load(run("-o", form).stdout)["findings"]
+    assert {one["finding"] for one in listed} == set(DETECTORS)
