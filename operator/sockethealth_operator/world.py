@@ -19,9 +19,11 @@ from sockethealth_core.resources import (
     InvalidObjectError,
     Judgement,
     NodeSocketHealth,
+    NodeSocketHealthStatus,
     PolicyActions,
     PolicyStatus,
     SocketHealth,
+    SocketHealthStatus,
     Watchpoint,
     decode,
 )
@@ -142,12 +144,7 @@ class World:
             node=health.spec.node_name,
             labels=health.metadata.labels,
             facts=status,
-            judgement=Judgement(
-                health=status.health,
-                findings=status.findings,
-                evaluation=status.evaluation,
-                conditions=status.conditions,
-            ),
+            judgement=_judgement_in(status),
         )
         # A pod may be heard of before its node's agent is: it has the same time to be heard of.
         self._pulses.setdefault(new.node, _Pulse("", 60.0, now))
@@ -170,12 +167,7 @@ class World:
             node=name,
             labels={},
             facts=status,
-            judgement=Judgement(
-                health=status.health,
-                findings=status.findings,
-                evaluation=status.evaluation,
-                conditions=status.conditions,
-            ),
+            judgement=_judgement_in(status),
             watchpoints=health.spec.watchpoints,
         )
         was_silent = self.silent(name, now)
@@ -462,6 +454,15 @@ def _conditions(raw: Mapping[str, Any]) -> tuple[Condition, ...]:
         return tuple(decode(PolicyStatus, raw.get("status") or {}).conditions)
     except InvalidObjectError:
         return ()  # not what the operator writes: they are written anew
+
+
+def _judgement_in(status: SocketHealthStatus | NodeSocketHealthStatus) -> Judgement:
+    return Judgement(
+        health=status.health,
+        findings=status.findings,
+        evaluation=status.evaluation,
+        conditions=status.conditions,
+    )
 
 
 def _ref(raw: Mapping[str, Any]) -> ObjectRef:

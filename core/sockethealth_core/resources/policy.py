@@ -6,6 +6,7 @@ import msgspec
 
 from sockethealth_core.resources.base import Conditions, LabelSelector, ObjectMeta, Resource, Rule, about
 from sockethealth_core.resources.sockethealth import Mode, Severity
+from sockethealth_core.units import DURATION_PATTERN
 
 DetectorName = Literal[
     "EphemeralPortExhaustion",
@@ -25,7 +26,7 @@ DetectorName = Literal[
 ]
 
 _DURATION_RULE = Rule(
-    "self.matches('^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$') && size(self) > 0",
+    f"self.matches('{DURATION_PATTERN}') && size(self) > 0",
     "not a duration: write a number and a unit, such as 30s, 2m or 1h30m",
     '"\'" + self + "\' is not a duration: write a number and a unit, such as 30s, 2m or 1h30m"',
 )
