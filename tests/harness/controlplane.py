@@ -14,6 +14,9 @@ from harness.errors import HarnessError
 from harness.state import ClusterDir
 
 
+_CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
+
+
 @dataclass(frozen=True)
 class Ports:
     """The TCP ports of one control plane."""
@@ -51,11 +54,21 @@ class ControlPlane:
         """
         pki.create(self._directory, self.server)
         self._start_etcd()
-        self.start_apiserver()
+        self._start_apiserver()
         self._start_controllers()
 
     def start_apiserver(self) -> None:
-        """Start the API server, on the port it always has, and wait until it is ready."""
+        """Start the API server again after an outage, and wait until it is ready.
+
+        The controllers start anew with it: after an outage each backs off by itself, the longer the outage the
+        longer, and what comes next would wait for a Deployment's pods or a service account for minutes.
+        """
+        self._start_apiserver()
+        for component in _CONTROLLERS:
+            self._components.end(component)
+        self._start_controllers()
+
+    def _start_apiserver(self) -> None:
         keys = self._directory.pki
         self._spawn(
             "kube-apiserver",

@@ -117,6 +117,8 @@ def namespace(control_plane: OwnCluster | ExistingCluster) -> Iterator[str]:
     """A fresh namespace of its own for one test, given up at the end without waiting for it to go."""
     name = f"test-{secrets.token_hex(4)}"
     control_plane.kubectl("create", "namespace", name)
+    # A controller makes it in its own time, and pods are refused in a namespace without it.
+    control_plane.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=60s", timeout=90)
     yield name
     control_plane.kubectl("delete", "namespace", name, "--wait=false", check=False)
 
