@@ -11,6 +11,12 @@ AGENT_FIELD_MANAGER: Final = "sockethealth-agent"
 OPERATOR_FIELD_MANAGER: Final = "sockethealth-operator"
 """Server-side-apply manager of findings, health and desired sysctls."""
 
+SYSCTL_FIELD_MANAGER: Final = "sockethealth-sysctls"
+"""Server-side-apply manager of what the node's sysctl writer reports in NodeSocketHealth."""
+
+ANNOTATION_RETRY: Final = f"{GROUP}/retry"
+"""On a SysctlProfile: another value starts a roll-out that has stopped anew."""
+
 ANNOTATION_HEALTH: Final = f"{GROUP}/health"
 ANNOTATION_FINDINGS: Final = f"{GROUP}/findings"
 ANNOTATION_SINCE: Final = f"{GROUP}/since"

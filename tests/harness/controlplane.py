@@ -13,7 +13,6 @@ from harness.components import Components
 from harness.errors import HarnessError
 from harness.state import ClusterDir
 
-
 _CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
 
 

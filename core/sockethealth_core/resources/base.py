@@ -122,6 +122,10 @@ class Condition(Resource, frozen=True, kw_only=True):
 Conditions = Annotated[list[Condition], about("What is known of the object's state.", map_key="type", max_items=16)]
 
 
+ProfileTarget = Literal["Node", "Pods"]
+"""Whose network namespaces a SysctlProfile is for."""
+
+
 class LabelSelectorRequirement(Resource, frozen=True, kw_only=True):
     """One condition on a label."""
 

@@ -1,9 +1,9 @@
 """NodeSocketHealth: one node's totals, the agent's heartbeat, and what the operator wants of the node."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from sockethealth_core.resources.base import Conditions, ObjectMeta, Resource, about
-from sockethealth_core.resources.sockethealth import EvaluationField, FindingsField, HealthField, Sockets
+from sockethealth_core.resources.base import Conditions, LabelSelector, ObjectMeta, ProfileTarget, Resource, about
+from sockethealth_core.resources.sockethealth import EvaluationField, FindingsField, HealthField, Mode, Sockets
 
 
 class Watchpoint(Resource, frozen=True, kw_only=True):
@@ -14,19 +14,116 @@ class Watchpoint(Resource, frozen=True, kw_only=True):
     parameters: Annotated[dict[str, str], about("The rule's parameters, such as minAge.")] = {}
 
 
-class DesiredSysctl(Resource, frozen=True, kw_only=True):
-    """A sysctl that a profile sets."""
+class SysctlValue(Resource, frozen=True, kw_only=True):
+    """A sysctl and its value."""
 
     name: Annotated[str, about("Name with dots, such as net.ipv4.ip_local_port_range.")]
-    value: Annotated[str, about("Value to write.")]
-    profile: Annotated[str, about("The SysctlProfile that asks for it.")] = ""
+    value: Annotated[str, about("Value, as /proc/sys shows it.")]
+
+
+class AssignedPod(Resource, frozen=True, kw_only=True):
+    """A pod that a profile is active for because of a finding."""
+
+    namespace: Annotated[str, about("The pod's namespace.")]
+    name: Annotated[str, about("The pod's name.")]
+    uid: Annotated[str, about("The pod's UID.")]
+    held_until: Annotated[
+        str | None, about("Absent while the finding is active; then when the values are put back.", date_time=True)
+    ] = None
+
+
+class AssignedProfile(Resource, frozen=True, kw_only=True):
+    """A SysctlProfile whose roll-out has reached the node."""
+
+    profile: Annotated[str, about("Name of the SysctlProfile.")]
+    revision: Annotated[str, about("What of the profile is meant: a digest of what it asks for.")]
+    mode: Annotated[Mode, about("Audit: say what would change, and change nothing.")]
+    target: Annotated[ProfileTarget, about("Node: the node's own network namespace. Pods: those of selected pods.")]
+    priority: Annotated[int, about("Of two profiles that set one sysctl, the higher wins; then the first by name.")] = 0
+    sysctls: Annotated[list[SysctlValue], about("Sysctls and their values.", max_items=16)]
+    pod_selector: Annotated[LabelSelector | None, about("Pods it is for; absent: all.")] = None
+    namespaces: Annotated[
+        list[str] | None, about("Namespaces of this node's pods it is for; absent: all.", max_items=1024)
+    ] = None
+    pods: Annotated[
+        list[AssignedPod] | None,
+        about("Of the selected pods, those it is active for; absent: all of them.", max_items=1024),
+    ] = None
+    held_until: Annotated[
+        str | None, about("For target Node: when the values are put back, its findings being over.", date_time=True)
+    ] = None
 
 
 class NodeSocketHealthSpec(Resource, frozen=True, kw_only=True):
     """What the operator asks of the node's agent."""
 
     watchpoints: Annotated[list[Watchpoint], about("Values whose crossing is always reported.", max_items=128)] = []
-    sysctls: Annotated[list[DesiredSysctl], about("Sysctls for the node's own namespace.", max_items=64)] = []
+    sysctl_profiles: Annotated[
+        list[AssignedProfile], about("Profiles for this node and its pods.", map_key="profile", max_items=32)
+    ] = []
+
+
+class SysctlChange(Resource, frozen=True, kw_only=True):
+    """A sysctl that was, or in Audit would be, changed."""
+
+    where: Annotated[str, about("node, or namespace/name of the pod.")]
+    name: Annotated[str, about("Name of the sysctl.")]
+    found: Annotated[str, about("Value found before the first write.")]
+    wanted: Annotated[str, about("Value that the profile asks for.")]
+
+
+class OverriddenSysctl(Resource, frozen=True, kw_only=True):
+    """A sysctl that something with more say than this profile sets."""
+
+    name: Annotated[str, about("Name of the sysctl.")]
+    by: Annotated[str, about("The profile of higher priority, or the pod's own securityContext.sysctls.")]
+
+
+ProfileState = Literal["Pending", "Audited", "Applied", "Drifted", "Failed", "Restoring"]
+
+
+class SysctlProfileReport(Resource, frozen=True, kw_only=True):
+    """Where one profile stands on the node."""
+
+    profile: Annotated[str, about("Name of the SysctlProfile.")]
+    revision: Annotated[str, about("Revision that the state speaks of; empty once the profile is not for this node.")]
+    mode: Annotated[Mode, about("Audit: nothing is changed.")] = "Enforce"
+    state: Annotated[
+        ProfileState,
+        about(
+            "Pending: not written yet. Audited: Audit, and changes says what Enforce would change. Applied: every value "
+            "is in force. Drifted: someone else changed a value twice; it is left as they set it. Failed: a value is "
+            "refused. Restoring: the profile is gone, and a value could not be put back yet."
+        ),
+    ]
+    targets: Annotated[int, about("Network namespaces it applies to.")] = 0
+    changes: Annotated[list[SysctlChange], about("Sysctls changed, or to be changed; the first.", max_items=20)] = []
+    changes_total: Annotated[int, about("Sysctls changed, or to be changed.")] = 0
+    overridden: Annotated[list[OverriddenSysctl], about("Sysctls that others set.", max_items=32)] = []
+    unsupported: Annotated[
+        list[str], about("Sysctls that this kernel does not have, or whose module is not loaded.")
+    ] = []
+    message: Annotated[str, about("The state as a sentence.", max_length=1024)] = ""
+
+
+class SysctlWriter(Resource, frozen=True, kw_only=True):
+    """The container that writes sysctls; there only with sysctls.enabled."""
+
+    version: Annotated[str, about("Version of the writer.")] = ""
+    boot_id: Annotated[str, about("The kernel's boot; another one means that all values are the kernel's own.")] = ""
+
+
+WriterField = Annotated[SysctlWriter | None, about("The node's sysctl writer; absent where there is none.")]
+ProfileReportsField = Annotated[
+    list[SysctlProfileReport], about("Where each profile stands.", map_key="profile", max_items=64)
+]
+
+
+class SysctlReport(Resource, frozen=True, kw_only=True):
+    """What the node's sysctl writer states: its own part of the status."""
+
+    sysctl_writer: WriterField = None
+    sysctl_profiles: ProfileReportsField = []
 
 
 class TcpMemory(Resource, frozen=True, kw_only=True):
@@ -88,6 +185,8 @@ class NodeSocketHealthStatus(NodeFacts, frozen=True, kw_only=True):
     health: HealthField = "Unknown"
     findings: FindingsField = []
     evaluation: EvaluationField = []
+    sysctl_writer: WriterField = None
+    sysctl_profiles: ProfileReportsField = []
     conditions: Conditions = []
 
 

@@ -25,7 +25,7 @@ DetectorName = Literal[
     "Expression",
 ]
 
-_DURATION_RULE = Rule(
+DURATION_RULE = Rule(
     f"self.matches('{DURATION_PATTERN}') && size(self) > 0",
     "not a duration: write a number and a unit, such as 30s, 2m or 1h30m",
     '"\'" + self + "\' is not a duration: write a number and a unit, such as 30s, 2m or 1h30m"',
@@ -81,7 +81,7 @@ class PolicyRule(Resource, frozen=True, kw_only=True):
         str,
         about(
             "How long the value must hold before the finding is raised.",
-            rules=(_DURATION_RULE,),
+            rules=(DURATION_RULE,),
             max_length=32,
         ),
     ] = msgspec.field(default="2m", name="for")
@@ -89,7 +89,7 @@ class PolicyRule(Resource, frozen=True, kw_only=True):
         str,
         about(
             "How long the value must be below clearThreshold to clear.",
-            rules=(_DURATION_RULE,),
+            rules=(DURATION_RULE,),
             max_length=32,
         ),
     ] = "1m"

@@ -2,7 +2,17 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from sockethealth_core.resources.base import Conditions, LabelSelector, ObjectMeta, Resource, Rule, about
+from sockethealth_core.resources.base import (
+    Conditions,
+    LabelSelector,
+    ObjectMeta,
+    ProfileTarget,
+    Resource,
+    Rule,
+    about,
+)
+from sockethealth_core.resources.node import SysctlValue
+from sockethealth_core.resources.policy import DURATION_RULE
 from sockethealth_core.resources.sockethealth import Mode
 from sockethealth_core.sysctls import MINIMUM_PORT_RANGE, SYSCTLS
 
@@ -72,6 +82,7 @@ class Rollout(Resource, frozen=True, kw_only=True):
             int_or_string=True,
         ),
     ] = 1
+    paused: Annotated[bool, about("True: no further node is changed until it is false again.")] = False
     pause_seconds: Annotated[int, about("Seconds to watch a batch before the next one.", at_least=0, at_most=86400)] = (
         30
     )
@@ -93,7 +104,7 @@ class SysctlProfileSpec(Resource, frozen=True, kw_only=True):
 
     mode: Annotated[Mode, about("Audit shows what would change on each node, and changes nothing.")] = "Audit"
     target: Annotated[
-        Literal["Node", "Pods"],
+        ProfileTarget,
         about(
             "Node: the node's own network namespace, which hostNetwork pods share and no other pod inherits. "
             "Pods: the namespaces of the selected pods."
@@ -103,6 +114,15 @@ class SysctlProfileSpec(Resource, frozen=True, kw_only=True):
         Literal["Always", "OnFinding"],
         about("OnFinding: only while a policy that names the profile has a finding."),
     ] = "Always"
+    hold: Annotated[
+        str,
+        about(
+            "For activation OnFinding: how long the values stay after the last finding has cleared, so that one that "
+            "comes and goes does not make them come and go.",
+            rules=(DURATION_RULE,),
+            max_length=32,
+        ),
+    ] = "10m"
     node_selector: Annotated[LabelSelector | None, about("Nodes the profile is for; absent: all.")] = None
     namespace_selector: Annotated[LabelSelector | None, about("Namespaces of the pods; absent: all.")] = None
     pod_selector: Annotated[LabelSelector | None, about("Pods the profile is for; absent: all.")] = None
@@ -121,12 +141,46 @@ class ProfileNodes(Resource, frozen=True, kw_only=True):
     applied: Annotated[int, about("Nodes that have its values.")] = 0
     drifted: Annotated[int, about("Nodes on which someone else changed a value.")] = 0
     failed: Annotated[int, about("Nodes that could not be changed.")] = 0
+    pending: Annotated[int, about("Nodes whose turn is to come.")] = 0
+    audited: Annotated[int, about("Nodes that have said what Enforce would change.")] = 0
+    would_change: Annotated[int, about("Of these, nodes on which Enforce would change something.")] = 0
+
+
+class ProfileContent(Resource, frozen=True, kw_only=True):
+    """What a profile asks of a node: what is rolled out, and taken back, as one."""
+
+    revision: Annotated[str, about("Digest of all below.")]
+    target: Annotated[ProfileTarget, about("Whose network namespaces.")]
+    priority: Annotated[int, about("Of two profiles that set one sysctl, the higher wins.")] = 0
+    sysctls: Annotated[list[SysctlValue], about("Sysctls and their values.", max_items=16)]
+    namespace_selector: Annotated[LabelSelector | None, about("Namespaces of the pods; absent: all.")] = None
+    pod_selector: Annotated[LabelSelector | None, about("Pods it is for; absent: all.")] = None
+
+
+class RolloutState(Resource, frozen=True, kw_only=True):
+    """Where the roll-out stands: all that the operator must remember when it is restarted."""
+
+    revision: Annotated[str, about("What is being rolled out.")] = ""
+    phase: Annotated[
+        Literal["Audit", "Progressing", "Complete", "Stopped"],
+        about("Stopped: a node failed or a finding was raised; what had been changed was taken back."),
+    ] = "Progressing"
+    batch: Annotated[list[str], about("Nodes being changed, or watched after it.", max_items=5000)] = []
+    batch_since: Annotated[str | None, about("When the batch was begun.", date_time=True)] = None
+    settled_since: Annotated[str | None, about("When the whole batch had the values.", date_time=True)] = None
+    stopped_because: Annotated[str, about("Why the roll-out stopped, as a sentence.")] = ""
+    stable: Annotated[
+        ProfileContent | None,
+        about("What every node had last, and goes back to when a roll-out stops."),
+    ] = None
 
 
 class SysctlProfileStatus(Resource, frozen=True, kw_only=True):
     """How far the roll-out is."""
 
     nodes: Annotated[ProfileNodes, about("Nodes by state.")] = ProfileNodes()
+    rollout: Annotated[RolloutState, about("Where the roll-out stands.")] = RolloutState()
+    warnings: Annotated[list[str], about("What is allowed and will not help, or not as expected.", max_items=32)] = []
     conditions: Conditions = []
 
 
