@@ -91,7 +91,7 @@ class SysctlProfileReport(Resource, frozen=True, kw_only=True):
     state: Annotated[
         ProfileState,
         about(
-            "Pending: not written yet. Audited: Audit, and changes says what Enforce would change. Applied: every value "
+            "Pending: not written yet. Audited: changes says what Enforce would change. Applied: every value "
             "is in force. Drifted: someone else changed a value twice; it is left as they set it. Failed: a value is "
             "refused. Restoring: the profile is gone, and a value could not be put back yet."
         ),
