@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
+from sockethealth_core.sysctls import KERNEL_DEFAULTS, parse_port_list
+
 TIME_WAIT_SECONDS: Final = 60
 
 
@@ -42,25 +44,6 @@ class PortRange:
         return self.usable / TIME_WAIT_SECONDS
 
 
-def parse_port_list(text: str) -> tuple[tuple[int, int], ...]:
-    """Port ranges of ``ip_local_reserved_ports`` syntax: ``8080,9148-9150``; empty text is no port.
-
-    Raises:
-        ValueError: with a sentence, when an item is not a port or a range of ports.
-    """
-    ranges = []
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        first, dash, last = item.partition("-")
-        try:
-            low, high = int(first), int(last if dash else first)
-        except ValueError:
-            raise ValueError(f"'{item}' is neither a port nor a range of ports such as 9148-9150") from None
-        if not 0 <= low <= high <= 65535:
-            raise ValueError(f"'{item}' is not a range of ports between 0 and 65535")
-        ranges.append((low, high))
-    return tuple(ranges)
-
-
 def port_range(low: int, high: int, reserved: str, listening: Iterable[int]) -> PortRange:
     """The usable ports of a namespace, from its sysctls' text and its listeners' ports."""
     held_back = {
@@ -89,11 +72,12 @@ def hold_seconds(sysctls: Mapping[str, str], address: str) -> float:
         sysctls: values in force by name; a missing one has the kernel's default.
         address: of the destination.
     """
-    reuse = sysctls.get("net.ipv4.tcp_tw_reuse", "2")
+    in_force = {**KERNEL_DEFAULTS, **sysctls}
+    reuse = in_force["net.ipv4.tcp_tw_reuse"]
     applies = reuse == "1" or (reuse == "2" and ip_address(address).is_loopback)
-    if not applies or sysctls.get("net.ipv4.tcp_timestamps", "1") == "0":
+    if not applies or in_force["net.ipv4.tcp_timestamps"] == "0":
         return float(TIME_WAIT_SECONDS)
-    return int(sysctls.get("net.ipv4.tcp_tw_reuse_delay", "1000")) / 1000
+    return int(in_force["net.ipv4.tcp_tw_reuse_delay"]) / 1000
 
 
 def seconds_to_exhaustion(

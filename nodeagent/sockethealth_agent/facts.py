@@ -4,7 +4,7 @@ Percentages and rates are rounded to one decimal: more would only make equal fac
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -22,6 +22,7 @@ from sockethealth_core.capacity import (
     seconds_to_exhaustion,
 )
 from sockethealth_core.resources import Facts, Sockets, Watchpoint
+from sockethealth_core.sysctls import DEFAULTS_BY_HASH_SIZE, HASH_SIZE, KERNEL_DEFAULTS, find
 from sockethealth_core.units import format_time, parse_duration
 
 MOST_DESTINATIONS: Final = 5
@@ -35,27 +36,11 @@ RECENT_SECONDS: Final = 10.0
 SHORTEST_RECENT_SECONDS: Final = 5.0
 
 _FIXED_DEFAULTS: Final = {
-    "net.ipv4.ip_local_port_range": "32768 60999",
-    "net.ipv4.ip_local_reserved_ports": "",
-    "net.ipv4.tcp_tw_reuse": "2",
-    "net.ipv4.tcp_tw_reuse_delay": "1000",
-    "net.ipv4.tcp_tw_recycle": "0",
-    "net.ipv4.tcp_fin_timeout": "60",
-    "net.ipv4.tcp_keepalive_time": "7200",
-    "net.ipv4.tcp_keepalive_intvl": "75",
-    "net.ipv4.tcp_keepalive_probes": "9",
-    "net.ipv4.tcp_syncookies": "1",
-    "net.ipv4.tcp_timestamps": "1",
-    "net.core.somaxconn": "4096",
+    name: default
+    for name, default in KERNEL_DEFAULTS.items()
+    if (known := find(name)) is None or (known.scope == "Netns" and not known.module)
 }
-"""Documentation/networking/ip-sysctl.rst and admin-guide/sysctl/net.rst; somaxconn's was 128 before Linux 5.4."""
-_HASH_SIZE: Final = "net.ipv4.tcp_ehash_entries"
-_BY_HASH_SIZE: Final[Mapping[str, Callable[[int], int]]] = {
-    "net.ipv4.tcp_max_tw_buckets": lambda entries: entries // 2,
-    "net.ipv4.tcp_max_syn_backlog": lambda entries: max(128, entries // 128),
-}
-"""tcp_sk_init() in net/ipv4/tcp_ipv4.c; the size is known since Linux 6.1, below zero where the table is the host's."""
-SYSCTL_NAMES: Final = (*_FIXED_DEFAULTS, *_BY_HASH_SIZE, _HASH_SIZE)
+SYSCTL_NAMES: Final = (*_FIXED_DEFAULTS, *DEFAULTS_BY_HASH_SIZE, HASH_SIZE)
 """Sysctls to read in each namespace."""
 
 
@@ -324,9 +309,9 @@ def _fullness(one: resources.Listener) -> float:
 def changed_sysctls(values: Mapping[str, str]) -> dict[str, str]:
     """The sysctls in force that differ from what the kernel gives a new namespace."""
     defaults = dict(_FIXED_DEFAULTS)
-    if _HASH_SIZE in values:
-        entries = abs(int(values[_HASH_SIZE]))
-        defaults |= {name: str(of(entries)) for name, of in _BY_HASH_SIZE.items()}
+    if HASH_SIZE in values:
+        entries = abs(int(values[HASH_SIZE]))
+        defaults |= {name: str(of(entries)) for name, of in DEFAULTS_BY_HASH_SIZE.items()}
     return {name: values[name] for name, default in defaults.items() if name in values and values[name] != default}
 
 

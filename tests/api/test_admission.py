@@ -100,7 +100,7 @@ def test_a_short_policy_gets_its_defaults(dry_run):
         ),
         (
             profile(("net.ipv4.tcp_syncookies", "0")),
-            "net.ipv4.tcp_syncookies takes a whole number from 1 to 1, not '0'",
+            "net.ipv4.tcp_syncookies can only be 1, not '0'",
         ),
         (profile(("net.ipv4.ip_local_port_range", "60000 50000")), "takes the first and the last port"),
         (profile(("net.ipv4.ip_local_port_range", "60000")), "takes the first and the last port"),
@@ -122,7 +122,11 @@ def test_a_bad_object_is_refused_with_what_to_write_instead(dry_run, document, s
     [
         policy(threshold=50, clearThreshold=50, severity="Critical", **{"for": "1h30m"}),
         policy(detector="Expression", parameters={"expression": "status.sockets.synSent > 100"}, threshold=1),
-        profile(("net.ipv4.ip_local_port_range", "10240 65000"), ("net.ipv4.tcp_tw_reuse", "1")),
+        profile(
+            ("net.ipv4.ip_local_port_range", "10240 65000"),
+            ("net.ipv4.ip_local_reserved_ports", "30000-32767"),
+            ("net.ipv4.tcp_tw_reuse", "1"),
+        ),
         profile(
             ("net.ipv4.ip_local_port_range", "10240\t65000"), target="Pods", podSelector={"matchLabels": {"a": "b"}}
         ),

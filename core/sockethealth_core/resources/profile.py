@@ -14,53 +14,17 @@ from sockethealth_core.resources.base import (
 from sockethealth_core.resources.node import SysctlValue
 from sockethealth_core.resources.policy import DURATION_RULE
 from sockethealth_core.resources.sockethealth import Mode
-from sockethealth_core.sysctls import MINIMUM_PORT_RANGE, SYSCTLS
+from sockethealth_core.sysctl_cel import ENTRY_CHECKS, SPEC_CHECKS, Check
 
-_NAMES = "[" + ", ".join(f"'{sysctl.name}'" for sysctl in SYSCTLS) + "]"
-# /proc/sys shows a tab between the two ports, people write a space.
-_SPACED = r"self.value.replace('\t', ' ').trim()"
-_PORTS = f"{_SPACED}.split(' ').filter(part, part != '')"
+
+def _rule(check: Check) -> Rule:
+    return Rule(check.expression, check.sentence, check.message_expression)
 
 
 class ProfileSysctl(Resource, frozen=True, kw_only=True):
     """One sysctl and the value it shall have."""
 
-    admission_rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.name != 'net.ipv4.tcp_tw_recycle'",
-            "net.ipv4.tcp_tw_recycle is never set: it drops connections of clients behind NAT, and the kernel has "
-            "not had it since 4.12. Pool connections, or set net.ipv4.tcp_tw_reuse to 1",
-        ),
-        Rule(
-            f"self.name == 'net.ipv4.tcp_tw_recycle' || self.name in {_NAMES}",
-            "not a sysctl a profile may set: use one of " + ", ".join(sysctl.name for sysctl in SYSCTLS),
-            '"\'" + self.name + "\' is not a sysctl a profile may set: use one of '
-            + ", ".join(sysctl.name for sysctl in SYSCTLS)
-            + '"',
-        ),
-        *(
-            Rule(
-                f"self.name != '{s.name}' || (self.value.matches('^[0-9]{{1,9}}$') && "
-                f"int(self.value) >= {s.low} && int(self.value) <= {s.high})",
-                f"{s.name} takes a whole number from {s.low} to {s.high}",
-                f'"{s.name} takes a whole number from {s.low} to {s.high}, not \'" + self.value + "\'"',
-            )
-            for s in SYSCTLS
-            if s.kind == "Integer"
-        ),
-        Rule(
-            f"self.name != 'net.ipv4.ip_local_port_range' || ({_SPACED}.matches('^[0-9]{{1,5}} +[0-9]{{1,5}}$') && "
-            f"int({_PORTS}[0]) >= 1024 && int({_PORTS}[1]) <= 65535 && "
-            f"int({_PORTS}[1]) - int({_PORTS}[0]) + 1 >= {MINIMUM_PORT_RANGE})",
-            "net.ipv4.ip_local_port_range takes the first and the last port, from 1024 to 65535 and at least "
-            f'{MINIMUM_PORT_RANGE} apart, such as "10240 65000"',
-        ),
-        Rule(
-            "self.name != 'net.ipv4.ip_local_reserved_ports' || "
-            "self.value.matches('^([0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*)?$')",
-            'net.ipv4.ip_local_reserved_ports takes ports and ranges separated by commas, such as "8080,30000-32767"',
-        ),
-    )
+    admission_rules: ClassVar[tuple[Rule, ...]] = tuple(_rule(check) for check in ENTRY_CHECKS)
 
     name: Annotated[str, about("Name with dots, such as net.ipv4.ip_local_port_range.", max_length=128, min_length=1)]
     value: Annotated[str, about("Value, as /proc/sys shows it.", max_length=256)]
@@ -100,6 +64,7 @@ class SysctlProfileSpec(Resource, frozen=True, kw_only=True):
             "self.target == 'Pods' || (!has(self.podSelector) && !has(self.namespaceSelector))",
             "podSelector and namespaceSelector belong to target Pods: set target: Pods, or remove them",
         ),
+        *(_rule(check) for check in SPEC_CHECKS),
     )
 
     mode: Annotated[Mode, about("Audit shows what would change on each node, and changes nothing.")] = "Audit"
@@ -165,13 +130,31 @@ class RolloutState(Resource, frozen=True, kw_only=True):
         Literal["Audit", "Progressing", "Complete", "Stopped"],
         about("Stopped: a node failed or a finding was raised; what had been changed was taken back."),
     ] = "Progressing"
-    batch: Annotated[list[str], about("Nodes being changed, or watched after it.", max_items=5000)] = []
+    batch: Annotated[
+        list[str],
+        about("Nodes being changed, or watched after it; once stopped, those it is taken back from.", max_items=5000),
+    ] = []
     batch_since: Annotated[str | None, about("When the batch was begun.", date_time=True)] = None
     settled_since: Annotated[str | None, about("When the whole batch had the values.", date_time=True)] = None
+    watched_since: Annotated[
+        str | None,
+        about(
+            "When the batch before was begun: a finding raised since then on a node that was changed earlier stops "
+            "the roll-out too. Absent while nothing is left to change.",
+            date_time=True,
+        ),
+    ] = None
     stopped_because: Annotated[str, about("Why the roll-out stopped, as a sentence.")] = ""
+    stopped_reason: Annotated[str, about("The same as a word: NodeFailed, AgentSilent, NoAnswer or FindingRaised.")] = (
+        ""
+    )
     stable: Annotated[
         ProfileContent | None,
         about("What every node had last, and goes back to when a roll-out stops."),
+    ] = None
+    previous: Annotated[
+        ProfileContent | None,
+        about("What was stable before, while a node that cannot be reached still has it; it keeps it until its turn."),
     ] = None
 
 
