@@ -5,11 +5,10 @@ from typing import Final
 
 import msgspec
 
+from sockethealth_core.conditions import stated
 from sockethealth_core.policy import Policy, watchpoints
-from sockethealth_core.resources import Condition, Watchpoint
-from sockethealth_core.units import format_time
+from sockethealth_core.resources import Condition, SysctlProfile, Watchpoint
 
-_MESSAGE_CHARACTERS: Final = 4096
 _MAX_WATCHPOINTS: Final = 128
 _MAX_VALUES: Final = 64
 
@@ -20,6 +19,7 @@ def conditions(
     profiles: Collection[str],
     error: str | None = None,
     *,
+    remark: str = "",
     generation: int | None,
     previous: Sequence[Condition],
     now: float,
@@ -31,6 +31,7 @@ def conditions(
         profile: what ``actions.sysctlProfile`` names, or None.
         profiles: SysctlProfiles there are.
         error: a sentence about an object that a rule could not be applied to, or None.
+        remark: a sentence about a profile that exists, which its findings do not activate; or nothing.
         generation: the policy's ``metadata.generation``.
         previous: its conditions; ``lastTransitionTime`` is kept where status stays.
         now: epoch seconds.
@@ -45,7 +46,7 @@ def conditions(
         sentence = (
             f"SysctlProfile '{profile}' does not exist: create it or remove actions.sysctlProfile"
             if missing
-            else f"SysctlProfile '{profile}' exists."
+            else f"SysctlProfile '{profile}' exists. {remark}".strip()
         )
         found.append(("ProfileResolved", not missing, "ProfileNotFound" if missing else "ProfileFound", sentence))
     if error is not None:
@@ -61,25 +62,27 @@ def conditions(
         found.append(("Ready", False, "RuleFailed", "A rule cannot be applied to some pods: see condition Evaluated."))
     else:
         found.append(("Ready", True, "InForce", "The policy is in force."))
-    old = {condition.type: condition for condition in previous}
-    return [_condition(old.get(entry[0]), *entry, generation, now) for entry in sorted(found)]
+    return stated(found, generation=generation, previous=previous, now=now)
+
+
+def profile_remark(policy_kind: str, profile: SysctlProfile | None) -> str:
+    """Why findings of a policy make no difference to the SysctlProfile that it names; empty where they do."""
+    if profile is None:
+        return ""
+    if not policy_kind.startswith("Cluster"):
+        return (
+            "Findings of this policy do not activate it: name it in a ClusterSocketHealthPolicy, as only who may write "
+            "those may have sysctls changed by findings."
+        )
+    if profile.spec.activation == "Always":
+        return (
+            "Its activation is Always, so findings of this policy make no difference to it: set activation: OnFinding "
+            "in the profile, or remove actions.sysctlProfile here."
+        )
+    return ""
 
 
 def published_watchpoints(policies: list[Policy]) -> list[Watchpoint]:
     """What every agent shall watch, within what a NodeSocketHealth can hold."""
     points = watchpoints(policies)[:_MAX_WATCHPOINTS]
     return [msgspec.structs.replace(point, values=point.values[:_MAX_VALUES]) for point in points]
-
-
-def _condition(
-    old: Condition | None, kind: str, holds: bool, reason: str, message: str, generation: int | None, now: float
-) -> Condition:
-    since = old.last_transition_time if old and old.status == str(holds) else format_time(now)
-    return Condition(
-        type=kind,
-        status="True" if holds else "False",
-        reason=reason,
-        message=message[:_MESSAGE_CHARACTERS],
-        last_transition_time=since,
-        observed_generation=generation,
-    )
