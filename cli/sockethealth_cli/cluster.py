@@ -1,6 +1,7 @@
 """Reading from the Kubernetes API, with the person's own kubeconfig. Every failure is a sentence."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,9 +48,11 @@ class Resource:
 
 SOCKET_HEALTHS: Final = Resource(GROUP, VERSION, "sockethealths")
 NODE_SOCKET_HEALTHS: Final = Resource(GROUP, VERSION, "nodesockethealths", namespaced=False)
+SYSCTL_PROFILES: Final = Resource(GROUP, VERSION, "sysctlprofiles", namespaced=False)
 PODS: Final = Resource("", "v1", "pods")
 REPLICA_SETS: Final = Resource("apps", "v1", "replicasets")
 JOBS: Final = Resource("batch", "v1", "jobs")
+_VERSION: Final = Resource("", "v1", "version", namespaced=False)
 
 
 class Cluster:
@@ -104,6 +107,43 @@ class Cluster:
             found: Object = call(*place, name, _request_timeout=_TIMEOUT_SECONDS)
             return found
 
+    def owner(self, reference: Object, namespace: str) -> Object:
+        """The object that a controller reference names, of whatever kind, with its kind and version filled in.
+
+        Raises:
+            MissingError: it is no longer there.
+            ClusterError: no answer, or not that one.
+        """
+        api_version, kind, name = reference["apiVersion"], reference["kind"], reference["name"]
+        group, _, version = api_version.rpartition("/")
+        served = Resource(group, version, f"{kind.lower()}s")
+        with _explained("get", served, namespace, name):
+            if not group:
+                core: Any = client.CoreV1Api(self._api)
+                read = core.read_namespaced_replication_controller
+                return {**self._plain(read(name, namespace, _request_timeout=_TIMEOUT_SECONDS)), **_kind_of(reference)}
+            custom: Any = client.CustomObjectsApi(self._api)
+            kinds = custom.get_api_resources(group, version, _request_timeout=_TIMEOUT_SECONDS).resources
+        found = next((one for one in kinds if one.kind == kind and "/" not in one.name), None)
+        if found is None:
+            raise ClusterError(f"the API server does not serve {kind} of {api_version}, which controls the pod")
+        served = Resource(group, version, found.name, namespaced=found.namespaced)
+        return {**self.get(served, name, namespace), **_kind_of(reference)}
+
+    def minor(self) -> int:
+        """The minor of the API server's Kubernetes version 1.minor.
+
+        Raises:
+            ClusterError: no answer, or none that is a version.
+        """
+        with _explained("get", _VERSION, None):
+            told = client.VersionApi(self._api).get_code(_request_timeout=_TIMEOUT_SECONDS)
+        # Providers add to it: "34+".
+        digits = re.match(r"\d+", str(told.minor))
+        if digits is None:
+            raise ClusterError(f"the API server's version is none of Kubernetes: '{told.git_version}'")
+        return int(digits[0])
+
     def _lister(self, resource: Resource, namespace: str | None) -> Callable[..., Object]:
         if not resource.group:
             core: Any = client.CoreV1Api(self._api)
@@ -120,6 +160,10 @@ class Cluster:
     def _plain(self, typed: Any) -> Object:
         plain: Object = self._api.sanitize_for_serialization(typed)
         return plain
+
+
+def _kind_of(reference: Object) -> Object:
+    return {"apiVersion": reference["apiVersion"], "kind": reference["kind"]}
 
 
 def _pages(call: Callable[..., Object], field_selector: str) -> Iterator[Object]:

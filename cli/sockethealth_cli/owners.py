@@ -49,9 +49,15 @@ def is_it(wanted: Workload, found: Workload) -> bool:
 
 def controller(raw: Mapping[str, Any]) -> Workload | None:
     """What controls an object, if anything."""
+    reference = controller_reference(raw)
+    return Workload(reference["kind"], reference["name"]) if reference is not None else None
+
+
+def controller_reference(raw: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The owner reference of what controls an object, if anything."""
     for owner in (raw.get("metadata") or {}).get("ownerReferences") or []:
         if owner.get("controller"):
-            return Workload(owner["kind"], owner["name"])
+            return dict(owner)
     return None
 
 

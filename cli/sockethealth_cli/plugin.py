@@ -1,21 +1,21 @@
 """`kubectl sockethealth`: the sockets of a cluster's pods, worst first, and the story of one."""
 
-import functools
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Final
 
 import click
 
-from sockethealth_cli import cluster, output, owners, render, story
+from sockethealth_cli import cluster, output, owners, profiles, render, story
 from sockethealth_cli.arguments import command_first
-from sockethealth_cli.cluster import Cluster, ClusterError, MissingError, Object, RefusedError
+from sockethealth_cli.cluster import Cluster, MissingError, Object, RefusedError
 from sockethealth_cli.errors import UsageProblem
 from sockethealth_cli.explain import explain
+from sockethealth_cli.fix_command import print_fix
+from sockethealth_cli.place import Place, common, connected, unreported
 from sockethealth_cli.text import printable
-from sockethealth_core.resources import InvalidObjectError, NodeSocketHealth, SocketHealth, decode
+from sockethealth_core.resources import NodeSocketHealth, SocketHealth, SysctlProfile, decode
 
 _EPILOG: Final = """\b
 Examples:
@@ -24,12 +24,15 @@ Examples:
   kubectl sockethealth pod cart-7c9f6d5b8-x2x9k -n shop
   kubectl sockethealth workload deployment/cart -n shop
   kubectl sockethealth node node-a -o yaml
+  kubectl sockethealth fix cart-7c9f6d5b8-x2x9k -n shop > patch.yaml
+  kubectl sockethealth profiles wider-ports       what it changes, by node
   kubectl sockethealth explain CloseWaitLeak
 \b
 Exit codes:
   0  done
   1  something is Critical (with --exit-code)
   2  it could not be done as asked
+  3  fix: there is nothing to print, no sysctl of the pod's spec helps
 \b
 Shell completion (bash; zsh_source and fish_source for others):
   eval "$(_KUBECTL_SOCKETHEALTH_COMPLETE=bash_source kubectl-sockethealth)"
@@ -37,21 +40,6 @@ Shell completion (bash; zsh_source and fish_source for others):
 _VALUED: Final = frozenset({"-n", "--namespace", "--context", "--kubeconfig", "-o", "--output"})
 _DEFAULT: Final = "list"
 _MOST_BLOCKS: Final = 5
-
-AnyFunction = TypeVar("AnyFunction", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where to look: a connection, and the namespace asked for, if one was."""
-
-    cluster: Cluster
-    namespace: str | None
-
-    @property
-    def one_namespace(self) -> str:
-        """The namespace asked for, or the context's."""
-        return self.namespace or self.cluster.namespace
 
 
 class _Commands(click.Group):
@@ -61,37 +49,6 @@ class _Commands(click.Group):
         # While a shell completes, no command yet means that one is to be completed.
         default = None if ctx.resilient_parsing else _DEFAULT
         return super().parse_args(ctx, command_first(args, _VALUED, default))
-
-
-def _common(command: AnyFunction) -> AnyFunction:
-    """The options of every command, with ``place`` for those that say where; failures become sentences."""
-
-    @functools.wraps(command)
-    def run(
-        *arguments: Any,
-        namespace: str | None,
-        context: str | None,
-        kubeconfig: str | None,
-        **more: Any,
-    ) -> None:
-        try:
-            connection = Cluster(context=context, kubeconfig=kubeconfig)
-            command(*arguments, place=Place(connection, namespace), **more)
-        except (ClusterError, InvalidObjectError) as error:
-            raise UsageProblem(printable(str(error))) from error
-
-    options = (
-        click.option("-n", "--namespace", metavar="NAMESPACE", help="Look in this namespace."),
-        click.option("--context", metavar="CONTEXT", help="Context of the kubeconfig; without it, the current one."),
-        click.option("--kubeconfig", type=click.Path(), help="Without it, $KUBECONFIG or ~/.kube/config."),
-        output.format_option,
-        output.exit_code_option,
-    )
-    decorated: Any = run
-    for option in reversed(options):
-        decorated = option(decorated)
-    result: AnyFunction = decorated
-    return result
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
@@ -105,7 +62,7 @@ def plugin() -> None:
 
 @plugin.command(name="list")
 @click.option("-A", "--all-namespaces", is_flag=True, help="List those of all namespaces, as without -n.")
-@_common
+@common
 def list_pods(place: Place, all_namespaces: bool, form: output.Format, exit_code: bool) -> None:
     """List pods, worst first; of all namespaces unless -n names one."""
     raw = _listed(place, all_namespaces=all_namespaces)
@@ -124,7 +81,7 @@ def list_pods(place: Place, all_namespaces: bool, form: output.Format, exit_code
 
 @plugin.command()
 @click.argument("name")
-@_common
+@common
 def pod(name: str, place: Place, form: output.Format, exit_code: bool) -> None:
     """Tell the story of one pod: what is wrong, since when, why, and what helps.
 
@@ -135,7 +92,7 @@ def pod(name: str, place: Place, form: output.Format, exit_code: bool) -> None:
     try:
         raw = place.cluster.get(cluster.SOCKET_HEALTHS, bare, namespace)
     except MissingError as error:
-        raise UsageProblem(printable(_unreported(place.cluster, bare, namespace))) from error
+        raise UsageProblem(printable(unreported(place.cluster, bare, namespace))) from error
     item = decode(SocketHealth, raw)
     if form == "table":
         silences = _silences(place.cluster, [item])
@@ -147,7 +104,7 @@ def pod(name: str, place: Place, form: output.Format, exit_code: bool) -> None:
 
 @plugin.command()
 @click.argument("name")
-@_common
+@common
 def node(name: str, place: Place, form: output.Format, exit_code: bool) -> None:
     """Tell the story of one node: its limits, its agent, and its pods that are not well."""
     try:
@@ -167,7 +124,7 @@ def node(name: str, place: Place, form: output.Format, exit_code: bool) -> None:
 
 @plugin.command()
 @click.argument("workload", metavar="KIND/NAME")
-@_common
+@common
 def workload(workload: str, place: Place, form: output.Format, exit_code: bool) -> None:
     """Tell the story of a workload: its pods, worst first, and what is wrong with them.
 
@@ -204,6 +161,36 @@ def workload(workload: str, place: Place, form: output.Format, exit_code: bool) 
     _finish(items, exit_code=exit_code)
 
 
+@plugin.command(name="profiles")
+@click.argument("name", required=False)
+@connected(output.format_option)
+def list_profiles(name: str | None, place: Place, form: output.Format) -> None:
+    """List SysctlProfiles with how far each is; with a NAME, what each node says of that one.
+
+    In mode Audit that is what Enforce would change.
+    """
+    if name is None:
+        raw = place.cluster.list(cluster.SYSCTL_PROFILES)
+        if form == "table":
+            everything = [decode(SysctlProfile, one) for one in raw]
+            output.print_report(profiles.table(everything), most=render.TEXT_WIDTH)
+        else:
+            output.print_text(output.serialized(raw, form))
+        return
+    try:
+        one = place.cluster.get(cluster.SYSCTL_PROFILES, name)
+    except MissingError as error:
+        known = [each["metadata"]["name"] for each in place.cluster.list(cluster.SYSCTL_PROFILES)]
+        sentence = f"there is no SysctlProfile {name}; there are {owners.listed(owners.closest(name, known))}"
+        raise UsageProblem(printable(sentence)) from error
+    if form == "table":
+        nodes = [decode(NodeSocketHealth, each) for each in place.cluster.list(cluster.NODE_SOCKET_HEALTHS)]
+        output.print_report(profiles.story(decode(SysctlProfile, one), profiles.on_nodes(name, nodes)))
+    else:
+        output.print_text(output.serialized_object(one, form))
+
+
+plugin.add_command(print_fix)
 plugin.add_command(explain)
 
 
@@ -230,26 +217,6 @@ def _finish(items: Iterable[SocketHealth | NodeSocketHealth], *, exit_code: bool
 def _pod_uid(raw: Object) -> str | None:
     found = (raw.get("spec") or {}).get("podUID")
     return found if isinstance(found, str) else None
-
-
-def _unreported(connection: Cluster, name: str, namespace: str) -> str:
-    """Why there is no SocketHealth of a name: no such pod, or one that nobody has reported."""
-    try:
-        found = connection.get(cluster.PODS, name, namespace)
-    except MissingError:
-        names = [one["metadata"]["name"] for one in connection.list(cluster.PODS, namespace)]
-        return (
-            f"there is no pod {name} in namespace {namespace}; there are {owners.listed(owners.closest(name, names))}"
-        )
-    except RefusedError:
-        return f"nothing is reported of a pod {name} in namespace {namespace}"
-    node_name = (found.get("spec") or {}).get("nodeName")
-    if not node_name:
-        return f"pod {namespace}/{name} is not on a node yet, so it has no sockets"
-    return (
-        f"nothing is reported of pod {namespace}/{name}: it is younger than a sweep, or the agent of its node is not "
-        f"well (kubectl sockethealth node {node_name}), or report.mode is Noteworthy and it is not"
-    )
 
 
 def _silences(connection: Cluster, items: Sequence[SocketHealth]) -> list[story.Silence]:
