@@ -18,7 +18,7 @@ from harness.progress import say
 from harness.state import ClusterDir, all_clusters, boot_id, clusters_lock
 from harness.waiting import until
 
-# Set by kubelet (protectKernelDefaults=false), kube-proxy and the CNI bridge plugin.
+# Set by kubelet (protectKernelDefaults=false), kube-proxy, the CNI bridge plugin, and the tests of sysctl profiles.
 _SYSCTLS = (
     "kernel.keys.root_maxbytes",
     "kernel.keys.root_maxkeys",
@@ -28,6 +28,8 @@ _SYSCTLS = (
     "net.bridge.bridge-nf-call-iptables",
     "net.ipv4.conf.all.route_localnet",
     "net.ipv4.ip_forward",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
     "net.ipv6.conf.all.forwarding",
     "net.netfilter.nf_conntrack_max",
     "net.netfilter.nf_conntrack_tcp_be_liberal",

@@ -60,3 +60,38 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
+
+{{- /* The name by which the API server knows a component's service account. */ -}}
+{{- define "sockethealth.user" -}}
+{{- printf "system:serviceaccount:%s:%s-%s" .root.Release.Namespace (include "sockethealth.fullname" .root) .component -}}
+{{- end -}}
+
+{{- /*
+Whether the cluster serves ValidatingAdmissionPolicies, as "true" or nothing. Without a cluster (helm template) Helm knows
+groups but no kinds, not even Pod; kubeVersion in Chart.yaml promises the kind then.
+*/ -}}
+{{- define "sockethealth.admissionPoliciesServed" -}}
+{{- $known := .Capabilities.APIVersions -}}
+{{- if or ($known.Has "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy") (not ($known.Has "v1/Pod")) -}}
+true
+{{- end -}}
+{{- end -}}
+
+{{- define "sockethealth.admissionPolicies" -}}
+{{- if .Values.admissionPolicies.create -}}
+{{- include "sockethealth.admissionPoliciesServed" . -}}
+{{- end -}}
+{{- end -}}
+
+{{- /* The binding of a ValidatingAdmissionPolicy, as (dict "root" $ "name" name "component" component "action" action). */ -}}
+{{- define "sockethealth.admissionBinding" -}}
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: {{ .name }}
+  labels:
+    {{- include "sockethealth.labels" (dict "root" .root "component" .component) | nindent 4 }}
+spec:
+  policyName: {{ .name }}
+  validationActions: [{{ .action }}]
+{{- end -}}
