@@ -1,6 +1,6 @@
 """The pods of this node as the API server tells of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,7 @@ class PodInfo:
         containers: name by container id, without the runtime's scheme; init and ephemeral containers included.
         ips: the pod's addresses, IPv4 and IPv6.
         deleting: it was asked to end, and its processes may still run.
+        sysctls: names, with dots, that its securityContext.sysctls sets.
     """
 
     namespace: str
@@ -32,6 +33,7 @@ class PodInfo:
     containers: Mapping[str, str]
     ips: tuple[str, ...]
     deleting: bool = False
+    sysctls: frozenset[str] = frozenset()
 
     @property
     def completed(self) -> bool:
@@ -60,8 +62,17 @@ class _Status(msgspec.Struct, frozen=True, rename="camel"):
     pod_ips: list[_PodIp] = msgspec.field(default_factory=list, name="podIPs")
 
 
+class _Sysctl(msgspec.Struct, frozen=True):
+    name: str = ""
+
+
+class _SecurityContext(msgspec.Struct, frozen=True):
+    sysctls: list[_Sysctl] = []
+
+
 class _Spec(msgspec.Struct, frozen=True, rename="camel"):
     host_network: bool = False
+    security_context: _SecurityContext | None = None
 
 
 class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
@@ -85,7 +96,7 @@ def read_pod(raw: bytes) -> PodInfo:
         msgspec.MsgspecError: it is none.
     """
     pod = msgspec.json.decode(raw, type=_Pod)
-    status = pod.status
+    status, security = pod.status, pod.spec.security_context or _SecurityContext()
     return PodInfo(
         namespace=pod.metadata.namespace,
         name=pod.metadata.name,
@@ -105,10 +116,12 @@ def read_pod(raw: bytes) -> PodInfo:
         },
         ips=tuple(ip.ip for ip in status.pod_ips),
         deleting=pod.metadata.deletion_timestamp is not None,
+        # Kubernetes takes slashes for dots (kubernetes.io/docs/tasks/administer-cluster/sysctl-cluster).
+        sysctls=frozenset(sysctl.name.replace("/", ".") for sysctl in security.sysctls),
     )
 
 
-def pods_of(api: KubeApi, node_name: str) -> Mirror[PodInfo]:
+def pods_of(api: KubeApi, node_name: str, on_change: Callable[[], None] = lambda: None) -> Mirror[PodInfo]:
     """The pods bound to a node, by UID; not started yet."""
     selector = {"fieldSelector": f"spec.nodeName={node_name}"}
-    return Mirror(api, Collection(PODS_PATH, selector, read_pod, lambda pod: pod.uid))
+    return Mirror(api, Collection(PODS_PATH, selector, read_pod, lambda pod: pod.uid), on_change=on_change)
