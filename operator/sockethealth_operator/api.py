@@ -192,10 +192,19 @@ class Api:
 
     async def list_metadata(self, resource: ResourceType) -> AsyncIterator[dict[str, Any]]:
         """Metadata of all objects of a kind, page by page, so that large clusters cost no memory."""
+        async for item in self._pages(resource, _METADATA_LIST):
+            yield item
+
+    async def list_objects(self, resource: ResourceType) -> AsyncIterator[dict[str, Any]]:
+        """All objects of a kind, page by page."""
+        async for item in self._pages(resource, "application/json"):
+            yield item
+
+    async def _pages(self, resource: ResourceType, accept: str) -> AsyncIterator[dict[str, Any]]:
         following: str | None = ""
         while following is not None:
             query = {"limit": str(_PAGE)} | ({"continue": following} if following else {})
-            page = await self.request("GET", resource.path(), query=query, accept=_METADATA_LIST)
+            page = await self.request("GET", resource.path(), query=query, accept=accept)
             for item in page.get("items") or []:
                 yield item
             following = page["metadata"].get("continue") or None

@@ -1,6 +1,7 @@
 """Leaving nothing behind: what the chart runs before it is uninstalled.
 
-The operator would put annotations back as long as it runs, so it is deleted and gone first.
+The operator would put annotations and profiles back as long as it runs, so it is deleted and gone first. The sysctl
+writers put the nodes' values back, so they go after that.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from sockethealth_operator.annotations import REMOVED
 from sockethealth_operator.api import Api, ApiError, ForbiddenError, NotFoundError
 from sockethealth_operator.definitions import delete_definitions
 from sockethealth_operator.objects import DAEMON_SET, DEPLOYMENT, OURS, POD, WORKLOADS, ResourceType
+from sockethealth_operator.restoring import restore
 from sockethealth_operator.resync import annotated_objects
 
 _POLL_SECONDS: Final = 0.5
@@ -21,10 +23,20 @@ REPORTED: Final = ("SocketHealth", "NodeSocketHealth")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to remove. Deployments and DaemonSets by namespace and name; reports are what agents wrote."""
+    """What to remove.
+
+    Attributes:
+        deployments: by namespace and name, deleted first.
+        daemon_sets: by namespace and name, deleted once sysctls are put back.
+        restore_seconds: how long nodes have to put sysctls back; None to leave them.
+        extra_kinds: kinds that may carry annotations beside those of Kubernetes.
+        reports: delete what agents wrote.
+        definitions: delete the CustomResourceDefinitions.
+    """
 
     deployments: tuple[tuple[str, str], ...]
     daemon_sets: tuple[tuple[str, str], ...]
+    restore_seconds: float | None
     extra_kinds: tuple[ResourceType, ...]
     reports: bool
     definitions: bool
@@ -39,7 +51,7 @@ class Outcome:
 
 
 async def clean_up(api: Api, request: Request, outcome: Outcome) -> None:
-    """Remove, in order: the programs, all annotations, the agents' reports, the CustomResourceDefinitions.
+    """Remove, in order: the operator, sysctls, the agents, annotations, the agents' reports, the CRDs.
 
     Args:
         api: the cluster.
@@ -50,6 +62,8 @@ async def clean_up(api: Api, request: Request, outcome: Outcome) -> None:
         UnreachableError: when the API server is away.
     """
     await _stop(api, DEPLOYMENT, request.deployments, outcome)
+    if request.restore_seconds is not None:
+        outcome.faults += await restore(api, request.restore_seconds)
     await _stop(api, DAEMON_SET, request.daemon_sets, outcome)
     for resource in (*WORKLOADS, POD, *request.extra_kinds):
         await _clean_kind(api, resource, outcome)

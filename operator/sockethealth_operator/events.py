@@ -32,6 +32,7 @@ class Announcement:
     regarding: ObjectRef
     related: ObjectRef | None
     note: str
+    action: str = "Evaluate"
 
 
 def raised(
@@ -56,6 +57,20 @@ def cleared(regarding: ObjectRef, cause: Finding | Entry, note: str) -> Announce
     return Announcement(name, "Normal", f"{cause.type}Cleared", regarding, None, note)
 
 
+def rolled_out(profile: ObjectRef, reason: str, note: str, *happening: str, warning: bool = False) -> Announcement:
+    """A roll-out of a SysctlProfile took a turn.
+
+    Args:
+        profile: the SysctlProfile.
+        reason: which turn, as one CamelCase word.
+        note: what the Event says.
+        happening: what tells this turn from others of its kind, such as the revision.
+        warning: a person is wanted.
+    """
+    name = _hashed(profile, profile.uid, reason, *happening)
+    return Announcement(name, "Warning" if warning else "Normal", reason, profile, None, note, "RollOut")
+
+
 def body(announcement: Announcement, instance: str, now: float) -> dict[str, Any]:
     """The Event as the API server takes it.
 
@@ -71,7 +86,7 @@ def body(announcement: Announcement, instance: str, now: float) -> dict[str, Any
         "eventTime": datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "reportingController": _CONTROLLER,
         "reportingInstance": instance[:128],
-        "action": "Evaluate",
+        "action": announcement.action,
         "type": announcement.type,
         "reason": announcement.reason[:128],
         "regarding": _reference(announcement.regarding),
@@ -99,6 +114,10 @@ def cut(text: str, limit_bytes: int) -> str:
 
 def _name(regarding: ObjectRef, cause: Finding | Entry, change: str, since: str) -> str:
     parts = (regarding.uid, cause.policy_kind, cause.policy, cause.type, cause.rule, cause.severity, change, since)
+    return _hashed(regarding, *parts)
+
+
+def _hashed(regarding: ObjectRef, *parts: str) -> str:
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     return f"{regarding.name[:230].rstrip('.-')}.{digest}"
 

@@ -8,7 +8,7 @@ from typing import Any
 from sockethealth_core.resources import InvalidObjectError
 from sockethealth_operator.expiring import Once
 from sockethealth_operator.metrics import Metrics
-from sockethealth_operator.objects import Key, ResourceType, key_of
+from sockethealth_operator.objects import PROFILE, Key, ResourceType, key_of
 from sockethealth_operator.targets import Targets
 from sockethealth_operator.workqueue import WorkQueue
 from sockethealth_operator.world import World
@@ -48,7 +48,7 @@ class Intake:
             "NodeSocketHealth": lambda raw: world.observe_node_health(raw, now()),
             "SocketHealthPolicy": world.observe_policy,
             "ClusterSocketHealthPolicy": world.observe_policy,
-            "SysctlProfile": lambda raw: world.observe_profile(raw["metadata"]["name"], exists=True),
+            PROFILE: world.observe_profile,
             "Namespace": lambda raw: world.observe_namespace(raw["metadata"]["name"], _labels(raw)),
             "Node": self._node,
             "Service": self._named(targets.observe_service),
@@ -115,8 +115,8 @@ class Intake:
         world = self._world
         if key in world.policies:
             return world.forget_policy(key)
-        if resource.kind == "SysctlProfile":
-            return world.observe_profile(key.name, exists=False)
+        if resource.kind == PROFILE:
+            return world.forget_profile(key.name)
         if resource.kind == "Namespace":
             return world.observe_namespace(key.name, None)
         self._targets.forget(key)

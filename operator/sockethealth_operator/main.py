@@ -77,29 +77,15 @@ def apply_crds(timeout: float, kubeconfig: Path | None, **options: Any) -> None:
 
 
 @main.command()
-@settings.common_options
-@settings.workload_kind_option
-@click.option(
-    "--delete-deployment",
-    type=settings.NamespacedName(),
-    multiple=True,
-    help="A Deployment to delete first, as namespace/name: the operator's own, which would annotate again.",
-)
-@click.option(
-    "--delete-daemonset",
-    type=settings.NamespacedName(),
-    multiple=True,
-    help="A DaemonSet to delete first, as namespace/name: the agent's.",
-)
-@click.option("--delete-reports", is_flag=True, help="Delete the SocketHealths and NodeSocketHealths too.")
-@click.option("--delete-crds", is_flag=True, help="Delete the CustomResourceDefinitions and all of their objects too.")
-@click.option("--timeout", type=settings.Duration(), default="60s", show_default=True, help="When to give up.")
+@settings.cleanup_options
 def cleanup(
     timeout: float,
     kubeconfig: Path | None,
     workload_kind: tuple[ResourceType, ...],
     delete_deployment: tuple[tuple[str, str], ...],
     delete_daemonset: tuple[tuple[str, str], ...],
+    restore_sysctls: bool,
+    restore_timeout: float,
     delete_reports: bool,
     delete_crds: bool,
     **options: Any,
@@ -107,16 +93,20 @@ def cleanup(
     """Remove all annotations from workloads and pods. Exits with 1 if something is left.
 
     \b
-    Example:
+    Examples:
       sockethealth-operator cleanup --delete-deployment sockethealth/sockethealth-operator --timeout 60s
+      sockethealth-operator cleanup --restore-sysctls --delete-deployment sockethealth/sockethealth-operator
     """  # noqa: D301 (click's mark for keeping lines)
     _configure_logs(options)
     outcome = Outcome(0, [])
 
     async def work() -> None:
-        request = Request(delete_deployment, delete_daemonset, workload_kind, delete_reports, delete_crds)
+        restore_seconds = restore_timeout if restore_sysctls else None
+        request = Request(
+            delete_deployment, delete_daemonset, restore_seconds, workload_kind, delete_reports, delete_crds
+        )
         try:
-            async with asyncio.timeout(timeout), await Api.connect(kubeconfig) as api:
+            async with asyncio.timeout(timeout + (restore_seconds or 0.0)), await Api.connect(kubeconfig) as api:
                 await clean_up(api, request, outcome)
         except TimeoutError:
             outcome.faults.append(f"Not done within {timeout:g} s: run it again, or with a longer --timeout")

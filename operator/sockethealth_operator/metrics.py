@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from sockethealth_core.resources import ProfileNodes
+
 
 class Metrics:
     """Counters and gauges, in a registry of their own."""
@@ -30,10 +32,30 @@ class Metrics:
         )
         self.writes = Counter(
             "sockethealth_operator_writes_total",
-            "Writes to the API server: status, watchpoints, annotations, events.",
+            "Writes to the API server: status, spec, annotations, events.",
             ["what"],
             registry=self.registry,
         )
+        self._profile_nodes = Gauge(
+            "sockethealth_operator_profile_nodes",
+            "Nodes that a SysctlProfile is for (selected), and of these by state of the roll-out.",
+            ["profile", "state"],
+            registry=self.registry,
+        )
+        self._profiles: set[str] = set()
+
+    def profile_nodes(self, profile: str, nodes: ProfileNodes) -> None:
+        """State how many nodes of a profile are in which state."""
+        self._profiles.add(profile)
+        for state in ProfileNodes.__struct_fields__:
+            self._profile_nodes.labels(profile, state).set(getattr(nodes, state))
+
+    def forget_profile(self, profile: str) -> None:
+        """State nothing more of a profile that is gone."""
+        if profile in self._profiles:
+            self._profiles.discard(profile)
+            for state in ProfileNodes.__struct_fields__:
+                self._profile_nodes.remove(profile, state)
 
     def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
         """Add a gauge that is read when it is scraped."""

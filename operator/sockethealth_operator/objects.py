@@ -63,6 +63,9 @@ class Key:
 HOLDER: Final = "AnnotationHolder"
 """Kind of the keys of workloads and pods that carry annotations; their name is the UID."""
 
+NODE_HEALTH: Final = "NodeSocketHealth"
+PROFILE: Final = "SysctlProfile"
+
 POD: Final = ResourceType("", "v1", "pods", "Pod", namespaced=True)
 NODE: Final = ResourceType("", "v1", "nodes", "Node", namespaced=False)
 NAMESPACE: Final = ResourceType("", "v1", "namespaces", "Namespace", namespaced=False)

@@ -16,7 +16,6 @@ within the first quarter of an hour can repeat its Event if the pod that had it 
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from sockethealth_core.engine import transitions
 from sockethealth_core.resources import Finding, Judgement, PolicyActions
@@ -26,16 +25,16 @@ from sockethealth_operator.annotations import Entry
 from sockethealth_operator.api import Api, ApiError, ConflictError, ForbiddenError, InvalidError, NotFoundError
 from sockethealth_operator.expiring import Once
 from sockethealth_operator.metrics import Metrics
-from sockethealth_operator.objects import HOLDER, POD, Key, ResourceType
+from sockethealth_operator.objects import HOLDER, NODE_HEALTH, POD, PROFILE, Key, ResourceType
+from sockethealth_operator.records import Holder, Tracked
+from sockethealth_operator.rollouts import Rollouts
 from sockethealth_operator.targets import Targets
 from sockethealth_operator.workloads import Workloads
 from sockethealth_operator.workqueue import WorkQueue
-from sockethealth_operator.world import Holder, Tracked, World
+from sockethealth_operator.world import World
 from sockethealth_operator.writer import Writer
 
 _log = logging.getLogger(__name__)
-
-_NODE_KIND: Final = "NodeSocketHealth"
 
 
 class Reconciler:
@@ -72,6 +71,7 @@ class Reconciler:
         self._metrics = metrics
         self._now = now
         self._once = Once(now)
+        self._rollouts = Rollouts(world, queue, writer, metrics, now)
 
     async def work(self) -> None:
         """Work on keys for ever; while the API server is away, wait."""
@@ -105,7 +105,9 @@ class Reconciler:
             await self._holder(key)
         elif key in self._world.policies:
             await self._policy(key)
-        elif key.kind == _NODE_KIND:
+        elif key.kind == PROFILE:
+            await self._rollouts.profile(key)
+        elif key.kind == NODE_HEALTH:
             await self._node(key)
         else:
             await self._subject(key)
@@ -143,7 +145,7 @@ class Reconciler:
         if written is None:
             tracked.settled = True
             return False
-        self._world.judged(tracked, judgement, written)
+        self._enqueue(self._world.judged(tracked, judgement, written))
         for step in transitions(before.findings, judgement.findings):
             self._metrics.transitions.labels(step.finding.type, step.change).inc()
             _log.debug(
@@ -188,32 +190,31 @@ class Reconciler:
             self._queue.add_after(key, next_due - now)
         left = self._world.seconds_to_silence(tracked.node, now)
         if left is not None and left > 0:
-            self._queue.add_after(Key(_NODE_KIND, "", tracked.node), left)
+            self._queue.add_after(Key(NODE_HEALTH, "", tracked.node), left)
 
     async def _node(self, key: Key) -> None:
         now = self._now()
         if self._world.silent(key.name, now):
             # Its pods are Unknown from now on; those that are so already are not written again.
-            self._enqueue(self._world.on_node(key.name) - {key})
+            self._enqueue(self._world.hush(key.name) - {key})
         tracked = self._world.tracked.get(key)
         if tracked is None:
             left = self._world.seconds_to_silence(key.name, now)
             if left is not None and left > 0:
                 self._queue.add_after(key, left)
             return
-        wanted = self._world.wanted_watchpoints()
-        if tracked.watchpoints != wanted:
-            await self._writer.watchpoints(tracked.ref, wanted)
-            tracked.watchpoints = wanted
+        await self._rollouts.node(key.name)
         await self._subject(key)
 
     async def _policy(self, key: Key) -> None:
-        record = self._world.policies[key]
+        world, record = self._world, self._world.policies[key]
+        profile = world.profiles.get(record.profile or "")
         wanted = policies.conditions(
             record.faults,
             record.profile,
-            self._world.profiles,
-            self._world.rule_error(key),
+            world.profiles.keys() | world.unreadable_profiles,
+            world.rule_error(key),
+            remark=policies.profile_remark(key.kind, profile.profile if profile else None),
             generation=record.generation,
             previous=record.conditions,
             now=self._now(),

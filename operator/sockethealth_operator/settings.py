@@ -107,33 +107,40 @@ class NamespacedName(click.ParamType[tuple[str, str]]):
         return namespace, name
 
 
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator; ``--help`` shows them in this order."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
 def common_options(function: F) -> F:
     """Options of every command."""
-    for option in reversed(
-        (
-            click.option(
-                "--kubeconfig",
-                type=click.Path(exists=True, dir_okay=False, path_type=Path),
-                help="Kubeconfig to use. Otherwise the pod's service account, or KUBECONFIG.",
-            ),
-            click.option(
-                "--log-format",
-                type=click.Choice(["json", "plain"]),
-                default="json",
-                show_default=True,
-                help="One JSON object or one line of text an event.",
-            ),
-            click.option(
-                "--log-level",
-                type=click.Choice(LEVELS),
-                default="info",
-                show_default=True,
-                help="What is logged.",
-            ),
-        )
-    ):
-        function = option(function)
-    return function
+    return _options(
+        click.option(
+            "--kubeconfig",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="Kubeconfig to use. Otherwise the pod's service account, or KUBECONFIG.",
+        ),
+        click.option(
+            "--log-format",
+            type=click.Choice(["json", "plain"]),
+            default="json",
+            show_default=True,
+            help="One JSON object or one line of text an event.",
+        ),
+        click.option(
+            "--log-level",
+            type=click.Choice(LEVELS),
+            default="info",
+            show_default=True,
+            help="What is logged.",
+        ),
+    )(function)
 
 
 def workload_kind_option(function: F) -> F:
@@ -148,42 +155,79 @@ def workload_kind_option(function: F) -> F:
 
 def run_options(function: F) -> F:
     """Options of ``run``."""
-    for option in reversed(
-        (
-            click.option(
-                "--health-address",
-                type=Address(),
-                default="0.0.0.0:8080",
-                show_default=True,
-                help="Where /healthz and /readyz are served.",
-            ),
-            click.option(
-                "--metrics-address",
-                type=Address(),
-                default="0.0.0.0:9090",
-                show_default=True,
-                help="Where /metrics is served.",
-            ),
-            click.option(
-                "--workers",
-                type=click.IntRange(1, 64),
-                default=8,
-                show_default=True,
-                help="Objects worked on at once.",
-            ),
-            click.option(
-                "--resync",
-                type=Duration(),
-                default="5m",
-                show_default=True,
-                help="How often the cluster is compared with what is remembered.",
-            ),
-            click.option(
-                "--instance",
-                default=lambda: os.environ.get("POD_NAME", ""),
-                help="Name of this instance in Events. Default: POD_NAME, or the host's name.",
-            ),
-        )
-    ):
-        function = option(function)
-    return workload_kind_option(common_options(function))
+    return _options(
+        click.option(
+            "--health-address",
+            type=Address(),
+            default="0.0.0.0:8080",
+            show_default=True,
+            help="Where /healthz and /readyz are served.",
+        ),
+        click.option(
+            "--metrics-address",
+            type=Address(),
+            default="0.0.0.0:9090",
+            show_default=True,
+            help="Where /metrics is served.",
+        ),
+        click.option(
+            "--workers",
+            type=click.IntRange(1, 64),
+            default=8,
+            show_default=True,
+            help="Objects worked on at once.",
+        ),
+        click.option(
+            "--resync",
+            type=Duration(),
+            default="5m",
+            show_default=True,
+            help="How often the cluster is compared with what is remembered.",
+        ),
+        click.option(
+            "--instance",
+            default=lambda: os.environ.get("POD_NAME", ""),
+            help="Name of this instance in Events. Default: POD_NAME, or the host's name.",
+        ),
+        workload_kind_option,
+        common_options,
+    )(function)
+
+
+def cleanup_options(function: F) -> F:
+    """Options of ``cleanup``."""
+    return _options(
+        common_options,
+        workload_kind_option,
+        click.option(
+            "--delete-deployment",
+            type=NamespacedName(),
+            multiple=True,
+            help="A Deployment to delete first, as namespace/name: the operator's own, which would annotate again.",
+        ),
+        click.option(
+            "--delete-daemonset",
+            type=NamespacedName(),
+            multiple=True,
+            help="A DaemonSet to delete, as namespace/name: the agent's.",
+        ),
+        click.option(
+            "--restore-sysctls",
+            is_flag=True,
+            help="Before any DaemonSet is deleted, have every node put back the sysctls that profiles have changed.",
+        ),
+        click.option(
+            "--restore-timeout",
+            type=Duration(),
+            default="60s",
+            show_default=True,
+            help="How long nodes have for that; it is not part of --timeout.",
+        ),
+        click.option("--delete-reports", is_flag=True, help="Delete the SocketHealths and NodeSocketHealths too."),
+        click.option(
+            "--delete-crds",
+            is_flag=True,
+            help="Delete the CustomResourceDefinitions and all of their objects too.",
+        ),
+        click.option("--timeout", type=Duration(), default="60s", show_default=True, help="When to give up."),
+    )(function)

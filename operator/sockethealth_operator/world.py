@@ -6,14 +6,17 @@ write does not take it back.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from msgspec.structs import replace
+
 from sockethealth_core.detectors import Subject
-from sockethealth_core.detectors.base import AnyFacts
-from sockethealth_core.engine import Evaluation, NameTarget, evaluate
+from sockethealth_core.engine import Evaluation, NameTarget, evaluate, identity_of
+from sockethealth_core.names import ANNOTATION_RETRY
 from sockethealth_core.policy import CompiledRule, Policy, PolicyError, RuleKey, Scene, read_policy
 from sockethealth_core.resources import (
+    AssignedProfile,
     Condition,
     Finding,
     InvalidObjectError,
@@ -24,15 +27,16 @@ from sockethealth_core.resources import (
     PolicyStatus,
     SocketHealth,
     SocketHealthStatus,
+    SysctlProfile,
+    SysctlProfileStatus,
     Watchpoint,
     decode,
 )
 from sockethealth_core.selectors import matches
 from sockethealth_core.units import parse_time
-from sockethealth_operator.annotations import Entry
-from sockethealth_operator.events import Announcement
-from sockethealth_operator.objects import HOLDER, NODE, POD, Key, ObjectRef, key_of
+from sockethealth_operator.objects import HOLDER, NODE, NODE_HEALTH, POD, PROFILE, Key, ObjectRef, key_of
 from sockethealth_operator.policies import published_watchpoints
+from sockethealth_operator.records import Holder, Host, PolicyRecord, ProfileRecord, Tracked
 from sockethealth_operator.reports import Report, reportable
 
 SILENT_INTERVALS: Final = 3
@@ -41,65 +45,6 @@ SILENT_INTERVALS: Final = 3
 _MAX_FINDINGS: Final = 64
 _MAX_STATES: Final = 128
 _NEVER_OBSERVED: Final = "1970-01-01T00:00:00Z"
-
-
-@dataclass(slots=True)
-class Tracked:
-    """A SocketHealth or NodeSocketHealth.
-
-    Attributes:
-        ref: the object itself.
-        regarding: the pod or node that it speaks of.
-        judgement: what its status holds, as far as is known.
-        written_version: resource version of the operator's last write.
-        workload: the pod's top-level workload; meaningful once ``workload_known``.
-        settled: has been judged and reported since the operator started.
-        unannounced: Events that are to be created, in order.
-    """
-
-    ref: ObjectRef
-    subject: Subject
-    regarding: ObjectRef
-    node: str
-    labels: Mapping[str, str]
-    facts: AnyFacts
-    judgement: Judgement
-    watchpoints: list[Watchpoint] = field(default_factory=list)
-    written_version: int = 0
-    workload: ObjectRef | None = None
-    workload_known: bool = False
-    settled: bool = False
-    unannounced: list[Announcement] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Holder:
-    """A workload, or a pod for itself, whose annotations say what is found on its pods.
-
-    Attributes:
-        entries: what was last made known, annotated or not; meaningful once ``loaded``.
-        verified: the annotations were read since the last resync, and are as written.
-        unannounced: Events that are to be created, in order.
-    """
-
-    ref: ObjectRef
-    members: set[Key] = field(default_factory=set)
-    entries: tuple[Entry, ...] = ()
-    loaded: bool = False
-    verified: bool = False
-    unannounced: list[Announcement] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyRecord:
-    """A policy as it is stored, valid or not."""
-
-    ref: ObjectRef
-    generation: int | None
-    policy: Policy | None
-    faults: tuple[str, ...]
-    profile: str | None
-    conditions: tuple[Condition, ...]
 
 
 @dataclass(slots=True)
@@ -116,7 +61,12 @@ class World:
         self.tracked: dict[Key, Tracked] = {}
         self.policies: dict[Key, PolicyRecord] = {}
         self.holders: dict[Key, Holder] = {}
-        self.profiles: set[str] = set()
+        self.profiles: dict[str, ProfileRecord] = {}
+        self.unreadable_profiles: set[str] = set()
+        """Profiles that are there and were never readable: what nodes have of them stays."""
+        self.hosts: dict[str, Host] = {}
+        self._on_node: dict[str, set[Key]] = {}
+        self._told: dict[str, dict[Key, tuple[Finding, ...]]] = {}
         self._actions: dict[Key, PolicyActions] = {}
         self._failing: dict[Key, dict[Key, str]] = {}
         self._namespaces: dict[str, Mapping[str, str]] = {}
@@ -145,6 +95,7 @@ class World:
             labels=health.metadata.labels,
             facts=status,
             judgement=_judgement_in(status),
+            host_network=health.spec.host_network,
         )
         # A pod may be heard of before its node's agent is: it has the same time to be heard of.
         self._pulses.setdefault(new.node, _Pulse("", 60.0, now))
@@ -168,19 +119,38 @@ class World:
             labels={},
             facts=status,
             judgement=_judgement_in(status),
-            watchpoints=health.spec.watchpoints,
         )
         was_silent = self.silent(name, now)
         self._beat(name, status.agent.heartbeat_time, status.agent.interval_seconds, now)
         concerned = self._take(key_of(health.kind, raw), new, _version(raw))
-        return concerned | (self.on_node(name) if was_silent and not self.silent(name, now) else set())
+        concerned |= self._take_host(health, new.ref, _version(raw))
+        if was_silent and not self.silent(name, now):
+            self.hosts[name].hushed = False
+            concerned |= self.on_node(name) | self.profile_keys()
+        return concerned
+
+    def hush(self, node: str) -> set[Key]:
+        """Notice that a node is silent; what speaks of it is concerned, and the first time the profiles too."""
+        host = self.hosts.get(node)
+        first = host is not None and not host.hushed
+        if host is not None:
+            host.hushed = True
+        return self.on_node(node) | (self.profile_keys() if first else set())
 
     def forget_tracked(self, key: Key) -> set[Key]:
-        """Drop a deleted SocketHealth or NodeSocketHealth; holders of its annotations are concerned."""
+        """Drop a deleted SocketHealth or NodeSocketHealth; holders of its annotations are concerned.
+
+        So are profiles when its findings or its node count for them, and its node when profiles name its pods.
+        """
         gone = self.tracked.pop(key, None)
         if gone is None:
             return set()
-        concerned = self.note_errors(key, ())
+        concerned = self.note_errors(key, ()) | self._unplace(key, gone.node)
+        if gone.subject.kind == "node":
+            self.hosts.pop(gone.node, None)
+            concerned |= self.profile_keys()
+        else:
+            concerned |= self._host_of_pods(gone.node)
         for holder_key, holder in self.holders.items():
             if key in holder.members:
                 holder.members.discard(key)
@@ -212,14 +182,19 @@ class World:
             self._actions[key] = policy.actions
         if known and known.ref == _ref(raw) and known.generation == metadata.get("generation"):
             return {key}
-        return {key} | self._selectable(key)
+        return (
+            {key}
+            | self._selectable(key)
+            | self._known_profiles({known.profile if known else None, self.policies[key].profile})
+        )
 
     def forget_policy(self, key: Key) -> set[Key]:
         """Drop a deleted policy. Its actions stay known: they say how its findings are to be cleared."""
-        if self.policies.pop(key, None) is None:
+        gone = self.policies.pop(key, None)
+        if gone is None:
             return set()
         self._failing.pop(key, None)
-        return self._selectable(key)
+        return self._selectable(key) | self._known_profiles({gone.profile})
 
     def actions(self, policy_kind: str, policy: str, namespace: str) -> PolicyActions:
         """What a policy does, or did when it was last there."""
@@ -229,15 +204,84 @@ class World:
     def _policy_key(policy_kind: str, policy: str, namespace: str) -> Key:
         return Key(policy_kind, "" if policy_kind.startswith("Cluster") else namespace, policy)
 
-    def observe_profile(self, name: str, *, exists: bool) -> set[Key]:
-        """Take in that a SysctlProfile is there or not; the policies that name it are concerned."""
-        if (name in self.profiles) == exists:
+    def activators(self, profile: str) -> frozenset[str]:
+        """Names of the ClusterSocketHealthPolicies whose findings activate a profile.
+
+        Only those who may write policies for the whole cluster may have sysctls changed by findings.
+        """
+        return frozenset(
+            key.name
+            for key, record in self.policies.items()
+            if record.profile == profile and record.policy and record.policy.namespace is None
+        )
+
+    # Profiles
+
+    def observe_profile(self, raw: Mapping[str, Any]) -> set[Key]:
+        """Take in a SysctlProfile; when it changed, itself and the policies that name it are concerned.
+
+        Raises:
+            InvalidObjectError: when it cannot be read; what was known of it, and what nodes have of it, stays.
+        """
+        name = raw["metadata"]["name"]
+        known = self.profiles.get(name)
+        try:
+            profile = decode(SysctlProfile, raw)
+        except InvalidObjectError:
+            if known is None:
+                self.unreadable_profiles.add(name)
+            raise
+        self.unreadable_profiles.discard(name)
+        if known is None or known.ref.uid != raw["metadata"]["uid"]:
+            self.profiles[name] = ProfileRecord(_ref(raw), profile)
+            return self.profile_keys({name}) | self._policies_naming(name)
+        before = known.profile
+        if _version(raw) < known.written_version:
+            profile = replace(profile, status=before.status)
+        known.profile = profile
+        if _asks(before) == _asks(profile) and before.status == profile.status:
             return set()
-        if exists:
-            self.profiles.add(name)
-        else:
-            self.profiles.discard(name)
-        return {key for key, record in self.policies.items() if record.profile == name}
+        return self.profile_keys({name}) | self._policies_naming(name)
+
+    def forget_profile(self, name: str) -> set[Key]:
+        """Drop a deleted SysctlProfile: the nodes that have it and the policies that name it are concerned."""
+        self.unreadable_profiles.discard(name)
+        self.profiles.pop(name, None)
+        nodes = {Key(NODE_HEALTH, "", node) for node, host in self.hosts.items() if name in host.assigned}
+        return nodes | self._policies_naming(name) | {Key(PROFILE, "", name)}
+
+    def profile_written(self, record: ProfileRecord, status: SysctlProfileStatus, raw: Mapping[str, Any]) -> None:
+        """Remember the status that was written, and in which version of the object."""
+        record.profile = replace(record.profile, status=status)
+        record.written_version = max(record.written_version, _version(raw))
+
+    def spec_written(
+        self, host: Host, watchpoints: list[Watchpoint], assigned: Iterable[AssignedProfile], raw: Mapping[str, Any]
+    ) -> set[Key]:
+        """Remember what was written in a NodeSocketHealth's spec, and in which version of the object.
+
+        The profiles of which it says something else than before are concerned.
+        """
+        before, host.assigned = host.assigned, {entry.profile: entry for entry in assigned}
+        host.watchpoints = watchpoints
+        host.written_version = max(host.written_version, _version(raw))
+        return self._known_profiles(_different(before, host.assigned))
+
+    def profile_keys(self, names: Iterable[str] | None = None) -> set[Key]:
+        """Keys of the known profiles, or of those with these names."""
+        return {Key(PROFILE, "", name) for name in (self.profiles if names is None else names)}
+
+    def told_on(self, node: str) -> Mapping[Key, tuple[Finding, ...]]:
+        """Findings that people are told of, of a node and of its pods."""
+        return self._told.get(node, {})
+
+    def node_labels(self, node: str) -> Mapping[str, str] | None:
+        """Labels of a Node, or None when there is none of that name."""
+        return self._nodes.get(node)
+
+    def namespace_labels(self, namespace: str) -> Mapping[str, str]:
+        """Labels of a namespace."""
+        return self._namespaces.get(namespace, {})
 
     def observe_namespace(self, name: str, labels: Mapping[str, str] | None) -> set[Key]:
         """Take in the labels of a namespace, or None for a deleted one."""
@@ -247,18 +291,20 @@ class World:
         if self._namespaces.get(name) == labels:
             return set()
         self._namespaces[name] = labels
-        return {key for key, tracked in self.tracked.items() if key.namespace == name and tracked.subject.kind == "pod"}
+        pods = {key for key, tracked in self.tracked.items() if key.namespace == name and tracked.subject.kind == "pod"}
+        nodes = {self.tracked[key].node for key in pods}
+        return pods.union(*(self._host_of_pods(node) for node in nodes)) | (self._on_finding() if pods else set())
 
     def observe_node(self, name: str, labels: Mapping[str, str] | None) -> set[Key]:
         """Take in the labels of a node, or None for a deleted one."""
         if labels is None:
             self._nodes.pop(name, None)
             self._pulses.pop(name, None)
-            return set()
+            return self.profile_keys()
         if self._nodes.get(name) == labels:
             return set()
         self._nodes[name] = labels
-        return self.on_node(name)
+        return self.on_node(name) | self.profile_keys()
 
     # Heartbeats
 
@@ -294,7 +340,7 @@ class World:
 
     def on_node(self, node: str) -> set[Key]:
         """What speaks of a node and of its pods."""
-        return {key for key, tracked in self.tracked.items() if tracked.node == node}
+        return set(self._on_node.get(node, ()))
 
     # Judgement
 
@@ -347,10 +393,12 @@ class World:
         key = min(known)
         return f"{known[key]} (on {key.namespace}/{key.name})"
 
-    def judged(self, tracked: Tracked, judgement: Judgement, raw: Mapping[str, Any]) -> None:
-        """Remember what was written, and in which version of the object."""
+    def judged(self, tracked: Tracked, judgement: Judgement, raw: Mapping[str, Any]) -> set[Key]:
+        """Remember what was written, and in which version of the object; profiles may be concerned by findings."""
         tracked.judgement = judgement
         tracked.written_version = max(tracked.written_version, _version(raw))
+        key = Key(tracked.ref.kind, tracked.ref.namespace, tracked.ref.name)
+        return self._note_findings(key, tracked) if self.tracked.get(key) is tracked else set()
 
     def wanted_watchpoints(self) -> list[Watchpoint]:
         """What agents shall watch for all valid policies."""
@@ -395,15 +443,81 @@ class World:
     def _take(self, key: Key, new: Tracked, version: int) -> set[Key]:
         known = self.tracked.get(key)
         if known is None or known.ref.uid != new.ref.uid:
-            gone = self.forget_tracked(key)
+            concerned = self.forget_tracked(key)
             self.tracked[key] = new
-            return {key} | gone
-        known.node, known.labels, known.facts, known.watchpoints = new.node, new.labels, new.facts, new.watchpoints
+            self._on_node.setdefault(new.node, set()).add(key)
+            concerned |= self._note_findings(key, new)
+            return {key} | concerned | (self._host_of_pods(new.node) if new.subject.kind == "pod" else set())
+        concerned = {key}
+        if known.node != new.node:
+            concerned |= self._unplace(key, known.node)
+            self._on_node.setdefault(new.node, set()).add(key)
+        if (known.node, known.labels, known.host_network) != (new.node, new.labels, new.host_network):
+            concerned |= self._host_of_pods(known.node) | self._host_of_pods(new.node) | self._on_finding()
+        known.node, known.labels, known.facts = new.node, new.labels, new.facts
+        known.host_network = new.host_network
         if version >= known.written_version:
             known.judgement = new.judgement
         if known.regarding != new.regarding:
             known.regarding, known.workload_known = new.regarding, False
-        return {key}
+        return concerned | self._note_findings(key, known)
+
+    def _take_host(self, health: NodeSocketHealth, ref: ObjectRef, version: int) -> set[Key]:
+        assigned = {entry.profile: entry for entry in health.spec.sysctl_profiles}
+        reports = {report.profile: report for report in health.status.sysctl_profiles}
+        has_writer = health.status.sysctl_writer is not None
+        host = self.hosts.get(ref.name)
+        if host is None or host.ref.uid != ref.uid:
+            self.hosts[ref.name] = Host(ref, health.spec.watchpoints, assigned, reports, has_writer)
+            return self.profile_keys()
+        changed = _different(host.reports, reports)
+        if host.has_writer != has_writer:
+            changed |= self.profiles.keys()
+        host.reports, host.has_writer = reports, has_writer
+        if version >= host.written_version:
+            changed |= _different(host.assigned, assigned)
+            host.watchpoints, host.assigned = health.spec.watchpoints, assigned
+        return self._known_profiles(changed)
+
+    def _unplace(self, key: Key, node: str) -> set[Key]:
+        placed = self._on_node.get(node, set())
+        placed.discard(key)
+        if not placed:
+            self._on_node.pop(node, None)
+        return self._tell(key, node, ())
+
+    def _note_findings(self, key: Key, tracked: Tracked) -> set[Key]:
+        return self._tell(key, tracked.node, tuple(f for f in tracked.judgement.findings if reportable(f)))
+
+    def _tell(self, key: Key, node: str, findings: tuple[Finding, ...]) -> set[Key]:
+        before = self.told_on(node).get(key, ())
+        if findings:
+            self._told.setdefault(node, {})[key] = findings
+        elif before:
+            del self._told[node][key]
+            if not self._told[node]:
+                del self._told[node]
+        if _gist(before) == _gist(findings):
+            return set()
+        moving = {
+            name for name, record in self.profiles.items() if record.profile.status.rollout.phase == "Progressing"
+        }
+        return self.profile_keys(moving) | self._on_finding()
+
+    def _on_finding(self) -> set[Key]:
+        return self.profile_keys(n for n, r in self.profiles.items() if r.profile.spec.activation == "OnFinding")
+
+    def _host_of_pods(self, node: str) -> set[Key]:
+        """The node, when what it is asked for names its pods or their namespaces."""
+        host = self.hosts.get(node)
+        named = host and any(e.namespaces is not None or e.pods is not None for e in host.assigned.values())
+        return {Key(NODE_HEALTH, "", node)} if named else set()
+
+    def _policies_naming(self, profile: str) -> set[Key]:
+        return {key for key, record in self.policies.items() if record.profile == profile}
+
+    def _known_profiles(self, names: Iterable[str | None]) -> set[Key]:
+        return self.profile_keys(name for name in names if name in self.profiles)
 
     def _beat(self, node: str, heartbeat: str, interval_seconds: float, now: float) -> None:
         pulse = self._pulses.get(node)
@@ -443,6 +557,19 @@ class World:
             for key, tracked in self.tracked.items()
             if not policy.namespace or key.namespace == policy.namespace or tracked.subject.kind == "node"
         }
+
+
+def _asks(profile: SysctlProfile) -> tuple[object, ...]:
+    metadata = profile.metadata
+    return profile.spec, metadata.generation, metadata.annotations.get(ANNOTATION_RETRY)
+
+
+def _different(before: Mapping[str, object], after: Mapping[str, object]) -> set[str]:
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def _gist(findings: Iterable[Finding]) -> list[tuple[str, ...]]:
+    return [(*identity_of(finding), finding.severity, finding.since) for finding in findings]
 
 
 def _selects_node(policy: Policy, labels: Mapping[str, str]) -> bool:

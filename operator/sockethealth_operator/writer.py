@@ -4,7 +4,15 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sockethealth_core.resources import Condition, Judgement, Watchpoint, encode
+from sockethealth_core.resources import (
+    AssignedProfile,
+    Condition,
+    Judgement,
+    NodeSocketHealthSpec,
+    SysctlProfileStatus,
+    Watchpoint,
+    encode,
+)
 from sockethealth_operator import events
 from sockethealth_operator.api import Api, ConflictError, ForbiddenError, InvalidError, NotFoundError
 from sockethealth_operator.events import Announcement
@@ -39,9 +47,19 @@ class Writer:
         """Write a policy's conditions; the policy as it is then, or None when it is gone or refused."""
         return await self._apply(ref, {"status": {"conditions": [encode(c) for c in conditions]}}, "status")
 
-    async def watchpoints(self, ref: ObjectRef, points: Sequence[Watchpoint]) -> None:
-        """Publish watchpoints in a NodeSocketHealth."""
-        await self._apply(ref, {"spec": {"watchpoints": [encode(point) for point in points]}}, "")
+    async def profile_status(self, ref: ObjectRef, status: SysctlProfileStatus) -> dict[str, Any] | None:
+        """Write a SysctlProfile's status; the profile as it is then, or None when it is gone or refused."""
+        return await self._apply(ref, {"status": encode(status)}, "status")
+
+    async def node_spec(
+        self, ref: ObjectRef, points: Sequence[Watchpoint], profiles: Sequence[AssignedProfile]
+    ) -> dict[str, Any] | None:
+        """Write what the agent of a node is asked for; the object as it is then, or None when it is gone or refused.
+
+        All of it in one apply: what a field manager leaves out is removed.
+        """
+        spec = NodeSocketHealthSpec(watchpoints=list(points), sysctl_profiles=list(profiles))
+        return await self._apply(ref, {"spec": encode(spec)}, "")
 
     async def annotations(self, resource: ResourceType, ref: ObjectRef, wanted: Mapping[str, str | None]) -> None:
         """Set and remove annotations.
@@ -82,5 +100,5 @@ class Writer:
             if self._once.first(ref, str(error)):
                 _log.error("%s: the API server refuses what the operator writes (%s); it is left as it is.", ref, error)
             return None
-        self._metrics.writes.labels(subresource or "watchpoints").inc()
+        self._metrics.writes.labels(subresource or "spec").inc()
         return written

@@ -18,7 +18,7 @@ RULES = [
     {"apiGroups": ["sockethealth.io"], "resources": OURS, "verbs": ["list", "watch"]},
     {
         "apiGroups": ["sockethealth.io"],
-        "resources": ["nodesockethealths", *(f"{name}/status" for name in OURS[:4])],
+        "resources": ["nodesockethealths", *(f"{name}/status" for name in OURS)],
         "verbs": ["patch"],
     },
     {"apiGroups": [""], "resources": ["namespaces", "nodes", "services"], "verbs": ["list", "watch"]},

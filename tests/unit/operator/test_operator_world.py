@@ -64,6 +64,15 @@ def policy(kind="SocketHealthPolicy", generation=1, **spec):
     }
 
 
+def profile(name):
+    return {
+        "apiVersion": "sockethealth.io/v1alpha1",
+        "kind": "SysctlProfile",
+        "metadata": {"name": name, "uid": f"uid-of-{name}", "generation": 1},
+        "spec": {"target": "Node", "sysctls": [{"name": "net.ipv4.tcp_fin_timeout", "value": "30"}]},
+    }
+
+
 @pytest.fixture
 def world():
     made = World()
@@ -210,10 +219,11 @@ def test_an_invalid_policy_is_kept_with_its_faults_and_judges_nothing(world):
 
 def test_policies_that_name_a_profile_are_concerned_by_it(world):
     world.observe_policy(policy(actions={"sysctlProfile": "wide"}))
-    assert world.observe_profile("wide", exists=True) == {POLICY}
-    assert world.observe_profile("wide", exists=True) == set()
-    assert world.observe_profile("other", exists=True) == set()
-    assert world.observe_profile("wide", exists=False) == {POLICY}
+    wide, other = Key("SysctlProfile", "", "wide"), Key("SysctlProfile", "", "other")
+    assert world.observe_profile(profile("wide")) == {wide, POLICY}
+    assert world.observe_profile(profile("wide")) == set()
+    assert world.observe_profile(profile("other")) == {other}
+    assert world.forget_profile("wide") == {wide, POLICY}
 
 
 def test_a_deleted_pod_concerns_its_workload(world):
