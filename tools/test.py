@@ -1,6 +1,6 @@
-"""Runs the whole test suite in two lanes, because tests on an API server mostly wait for its timers.
+"""Runs the whole test suite in lanes, because tests on an API server or a node mostly wait for timers.
 
-One lane is shown as it runs; the other is shown when it is done. Both must pass. The last line counts both.
+One lane is shown as it runs; the others are shown when they are done. All must pass. The last line counts all.
 """
 
 import subprocess
@@ -11,32 +11,51 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SHOWN = ("tests/unit", "tests/kernel", "tests/node")
-BESIDE = ("tests/api",)
+SHOWN = ("tests/unit", "tests/kernel")
+BESIDE = (("tests/api",), ("tests/node",))
 
 
 def main() -> int:
-    """The worse exit code of the two lanes."""
+    """The worst exit code of the lanes."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sockethealth-test-") as scratch:
         folder = Path(scratch)
-        with (folder / "beside.log").open("w+", encoding="utf-8") as log:
-            beside = subprocess.Popen(_pytest(BESIDE, folder / "beside.xml"), cwd=ROOT, stdout=log, stderr=log)
-            try:
-                shown = subprocess.run(_pytest(SHOWN, folder / "shown.xml"), cwd=ROOT, check=False)
-                code = beside.wait()
-            finally:
-                # Told to end, pytest takes its cluster away; a killed one's watchdog does.
-                if beside.poll() is None:
-                    beside.terminate()
-                    beside.wait()
-            log.seek(0)
-            sys.stdout.write(f"\n{' '.join(BESIDE)}, meanwhile:\n{log.read()}\n")
-        counts = [_counts(folder / name) for name in ("shown.xml", "beside.xml")]
+        beside = [_Lane(paths, folder) for paths in BESIDE]
+        try:
+            shown = subprocess.run(_pytest(SHOWN, folder / "shown.xml"), cwd=ROOT, check=False)
+            codes = [shown.returncode, *(lane.finish() for lane in beside)]
+        finally:
+            for lane in beside:
+                lane.end()
+        counts = [_counts(folder / "shown.xml"), *(_counts(lane.report) for lane in beside)]
     passed, failed, skipped = (sum(column) for column in zip(*counts, strict=True))
     sys.stdout.write(f"all lanes took {time.monotonic() - started:.0f} s\n")
     sys.stdout.write(f"{passed} passed, {failed} failed, {skipped} skipped\n")
-    return max(shown.returncode, code, int(failed > 0), int(passed == 0))
+    return max(*codes, int(failed > 0), int(passed == 0))
+
+
+class _Lane:
+    """A lane that runs beside, its output in a file until it is done."""
+
+    def __init__(self, paths: tuple[str, ...], folder: Path) -> None:
+        self._name = " ".join(paths)
+        self.report = folder / f"{paths[0].rpartition('/')[2]}.xml"
+        self._log = self.report.with_suffix(".log").open("w+", encoding="utf-8")
+        self._run = subprocess.Popen(_pytest(paths, self.report), cwd=ROOT, stdout=self._log, stderr=self._log)
+
+    def finish(self) -> int:
+        """Wait for it, show what it printed, and return its exit code."""
+        code = self._run.wait()
+        self._log.seek(0)
+        sys.stdout.write(f"\n{self._name}, meanwhile:\n{self._log.read()}\n")
+        return code
+
+    def end(self) -> None:
+        """End it if it still runs: told to end, pytest takes its cluster away; a killed one's watchdog does."""
+        if self._run.poll() is None:
+            self._run.terminate()
+            self._run.wait()
+        self._log.close()
 
 
 def _pytest(paths: tuple[str, ...], report: Path) -> list[str]:

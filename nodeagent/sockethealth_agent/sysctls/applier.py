@@ -16,7 +16,7 @@ from sockethealth_agent.sysctls.journal import NODE, Entry, Journal, JournalErro
 from sockethealth_agent.sysctls.metrics import Sink, Unheard
 from sockethealth_agent.sysctls.namespaces import Look, Namespace, Namespaces
 from sockethealth_agent.sysctls.report import Leftover, Outcome, Visit
-from sockethealth_agent.sysctls.tree import Tree, TreeError
+from sockethealth_agent.sysctls.tree import LONGEST_WRITE, Tree, TreeError
 from sockethealth_core.resources import AssignedProfile, ProfileTarget
 from sockethealth_core.sysctl_plan import (
     Effective,
@@ -277,6 +277,13 @@ class Applier:
                 session.stuck.add(name)
                 continue
             session.current[name] = current
+            if record is None and current is not None and len(current) >= LONGEST_WRITE:
+                session.failed[name] = (
+                    f"{name} of {session.place.where} has {len(current)} characters in force, which could not be put "
+                    "back in one write, so it is left as it is: shorten it by hand first"
+                )
+                session.stuck.add(name)
+                continue
             if current is not None:
                 steps[name] = decide(record, current, session.wanted.get(name))
             elif record is not None:

@@ -453,6 +453,15 @@ def test_a_namespace_whose_journal_cannot_be_read_is_not_touched(node):
     assert (node.journal_folder / "node.json").read_text() == "{"
 
 
+def test_a_value_that_could_not_be_put_back_is_not_changed(node):
+    long = ",".join(str(port) for port in range(10001, 12001, 2))
+    node.set(UID, RESERVED_PORTS, long)
+    found = run(node, [assigned(target="Pods", values={RESERVED_PORTS: "8080"})])["tuned"]
+    assert found.state == "Failed"
+    assert "could not be put back" in found.message
+    assert node.value(UID, RESERVED_PORTS) == long
+
+
 def test_restore_needs_nothing_but_the_journal(node):
     before = node.everything()
     run(node, [assigned(values={FIN: "30"}), assigned("pods", "Pods", values={SOMAXCONN: "8192"})])
