@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test lint types unit kernel api node generate lock demo demo-down clean
+.PHONY: help setup run test lint types unit kernel api node bench generate lock demo demo-down clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ api: setup ## tests on a real API server
 
 node: setup ## end-to-end tests on a real node
 	$(BIN)/python -m pytest tests/node
+
+bench: setup ## benchmarks, each figure beside what it is compared with; NAMES="dump sweep" for some
+	@$(BIN)/python -m benchmarks $(NAMES)
 
 generate: setup ## write CRDs and the chart's copies from the types in core/
 	$(BIN)/python tools/generate.py

@@ -4,9 +4,9 @@ Role: a socket whose local port is a listening port is inbound, any other is out
 port lies in ip_local_port_range take a port of their destination (net/ipv4/inet_hashtables.c,
 __inet_hash_connect); those are what `used` counts.
 
-The fast path decodes a run of messages of one length with struct.iter_unpack into a Counter, so its cost is that of
-a tuple and a dictionary look-up per socket. Groups are bounded: beyond Limits.groups the smallest are merged into
-one count of others, and the facts say so.
+The fast path makes one integer of what groups an IPv4 socket, by copying columns of a run of messages of one length,
+and counts the integers; IPv6 takes a tuple of struct.iter_unpack. Its cost is that of a dictionary look-up a socket.
+Groups are bounded: beyond Limits.groups the smallest are merged into one count of others, and the facts say so.
 """
 
 import socket
@@ -45,7 +45,19 @@ _WORTH_A_LIST = 8192
 _CLOSE_WAIT_EXACT_SECONDS = 3600
 _CLOSE_WAIT_LONGEST_SECONDS = 86_400
 
-_OUTBOUND, _INBOUND, _OUTBOUND_ELSEWHERE = 0, 1, 2
+# Offsets in a message, netlink header included.
+_STATE, _LOCAL_PORT, _REMOTE_PORT, _REMOTE_ADDRESS = 17, 20, 22, 40
+_EXPIRES_UNIT = 69 if sys.byteorder == "little" else 70
+"""The second byte of idiag_expires: 256 ms, with no arithmetic per socket."""
+_PACKED = struct.Struct("=HBx4s")
+"""A group of IPv4 sockets and one small number: port as on the wire, age unit or state, remote address."""
+_WORD = struct.Struct("=Q")
+_PACKED_PORT = struct.Struct("=HBx")
+"""Local port as on the wire, and state."""
+_HALF_WORD = struct.Struct("=I")
+_TWO_WORDS = struct.Struct("=QQ")
+
+_OUTBOUND, _INBOUND, _OUTBOUND_ELSEWHERE, _BY_PORT = 0, 1, 2, 3
 _SELECT = [bytes(int(role == wanted) for role in range(256)) for wanted in range(3)]
 _SELECT_TIME_WAIT = bytes(int(state == TcpState.TIME_WAIT) for state in range(256))
 
@@ -269,6 +281,16 @@ class Roles:
         return roles
 
 
+def _roles_by_page(table: bytearray) -> bytes:
+    """Role by the upper byte of the local port, and _BY_PORT where the ports that share it differ."""
+    pages = bytearray([_BY_PORT]) * 256
+    for upper in range(256):
+        page = table[upper::256] if sys.byteorder == "little" else table[upper * 256 : upper * 256 + 256]
+        if page.count(page[0]) == len(page):
+            pages[upper] = page[0]
+    return bytes(pages)
+
+
 @lru_cache(maxsize=64)
 def _range_table(low: int, high: int) -> bytes:
     roles = bytearray([_OUTBOUND_ELSEWHERE]) * 65536
@@ -292,11 +314,12 @@ class _Fold(Protocol[_T_co]):
 class _Groups:
     """Counts by (address, port) and one small number: bounded, and exact while there are few groups.
 
-    fine: what the fast path counts into, keyed as its struct yields them; folded into rows when it has grown.
+    fine4, fine6: what the fast path counts into, keyed as _packed_keys and _wide_keys yield them; folded into rows when
+    they have grown.
     """
 
     def __init__(self, width: int, row_index: list[int], keep: int, *, small_last: bool) -> None:
-        self.fine4: Counter[tuple[int, ...]] = Counter()
+        self.fine4: Counter[int] = Counter()
         self.fine6: Counter[tuple[int, ...]] = Counter()
         self.rows: dict[tuple[bytes, int], list[int]] = {}
         self.total = [0] * width
@@ -306,31 +329,35 @@ class _Groups:
         self.merged_groups = 0
         self.undercount = 0
 
-    def update(self, family: int, keys: Iterable[Any]) -> None:
-        """Count keys as _key_struct yields them."""
-        fine = self.fine4 if family == socket.AF_INET else self.fine6
-        fine.update(keys)
-        if len(fine) > _FINE_KEYS:
+    def bound(self) -> None:
+        """Settle when much was counted."""
+        if len(self.fine4) + len(self.fine6) > _FINE_KEYS:
             self.settle()
 
     def settle(self) -> None:
-        rows, total, index, width = self.rows, self.total, self._row_index, len(self.total)
-        for fine, pack in ((self.fine4, _pack4), (self.fine6, _pack6)):
-            for fields, count in fine.items():
-                if self._small_last:
-                    port, *words, small = fields
-                else:
-                    small, port, *words = fields
-                key = (pack(words), port)
-                row = rows.get(key)
-                if row is None:
-                    row = rows[key] = [0] * width
-                column = index[small]
-                row[column] += count
-                total[column] += count
-            fine.clear()
-        if len(rows) > 2 * self._keep:
+        """Move what was counted into rows."""
+        for key, count in self.fine4.items():
+            port, small, address = _PACKED.unpack(_WORD.pack(key))
+            self._add((address, port), small, count)
+        for fields, count in self.fine6.items():
+            if self._small_last:
+                port, *words, small = fields
+            else:
+                small, port, *words = fields
+            address = inet_diag.packed_address(socket.AF_INET6, _TWO_WORDS.pack(*words))
+            self._add((address, port), small, count)
+        self.fine4.clear()
+        self.fine6.clear()
+        if len(self.rows) > 2 * self._keep:
             self._merge_smallest()
+
+    def _add(self, key: tuple[bytes, int], small: int, count: int) -> None:
+        row = self.rows.get(key)
+        if row is None:
+            row = self.rows[key] = [0] * len(self.total)
+        column = self._row_index[small]
+        row[column] += count
+        self.total[column] += count
 
     def _merge_smallest(self) -> None:
         kept = dict(nlargest(self._keep, self.rows.items(), key=_row_size))
@@ -346,14 +373,6 @@ def _row_size(item: tuple[tuple[bytes, int], list[int]]) -> int:
     return sum(item[1])
 
 
-def _pack4(words: list[int]) -> bytes:
-    return struct.pack("=I", *words)
-
-
-def _pack6(words: list[int]) -> bytes:
-    return inet_diag.packed_address(socket.AF_INET6, struct.pack("=QQ", *words))
-
-
 class ConversationFold:
     """Takes runs of any sockets but listeners; `facts` may be called once, at the end."""
 
@@ -363,6 +382,7 @@ class ConversationFold:
         self._limits = limits
         self._role_table = role_table or roles.table()
         self._role_of: Callable[[int], int] = self._role_table.__getitem__
+        self._role_of_page: bytes | None = None
         self._folded = 0
         self._states = [0] * 256
         states = [state if state < _STATES else 0 for state in range(256)]
@@ -373,7 +393,7 @@ class ConversationFold:
         self._live = {
             role: _Groups(_STATES, states, limits.groups, small_last=False) for role in (_OUTBOUND, _OUTBOUND_ELSEWHERE)
         }
-        self._inbound: Counter[tuple[int, int]] = Counter()
+        self._inbound: Counter[int] = Counter()
 
     def add(self, run: Run) -> None:
         """Fold one run."""
@@ -391,33 +411,44 @@ class ConversationFold:
                 self._fold(part, family, bytes(part.view[17 :: part.stride]), closed=closed)
 
     def _fold(self, run: Run, family: int, states: bytes, *, closed: bool) -> None:
-        view, stride = run.view, run.stride
         if closed:
             self._states[TcpState.TIME_WAIT] += run.count
         else:
             for state in set(states):
                 self._states[state] += states.count(state)
-        # A list answers a third faster than a bytearray, but copying 65,536 pointers pays off for many sockets only.
-        before, self._folded = self._folded, self._folded + run.count
-        if before < _WORTH_A_LIST <= self._folded:
-            self._role_of = list(self._role_table).__getitem__
-        roles = bytes(map(self._role_of, view.cast("H")[10 :: stride // 2]))
+        roles = self._roles(run)
         for role in (_OUTBOUND, _INBOUND, _OUTBOUND_ELSEWHERE):
             matching = roles.count(role)
             if not matching:
                 continue
-            if role == _INBOUND and not closed:
-                keys: Iterator[Any] = _struct("=17xB2xH", 22, stride).iter_unpack(view)
+            groups = (self._closed if closed else self._live).get(role)
+            counted: Counter[Any] = self._inbound
+            keys: Iterable[Any]
+            if groups is None:
+                keys = _packed_ports(run)
+            elif family == socket.AF_INET:
+                counted, keys = groups.fine4, _packed_keys(run, closed=closed, inbound=role == _INBOUND)
             else:
-                keys = _key_struct(family, stride, closed=closed, inbound=role == _INBOUND).iter_unpack(view)
+                counted, keys = groups.fine6, _wide_keys(run, closed=closed, inbound=role == _INBOUND)
             if matching != run.count:
                 keys = compress(keys, roles.translate(_SELECT[role]))
-            if closed:
-                self._closed[role].update(family, keys)
-            elif role == _INBOUND:
-                self._inbound.update(keys)
-            else:
-                self._live[role].update(family, keys)
+            counted.update(keys)
+            if groups is not None:
+                groups.bound()
+
+    def _roles(self, run: Run) -> bytes:
+        """The role of each message."""
+        # What is quick to ask takes a while to make, so it pays off for many sockets only.
+        before, self._folded = self._folded, self._folded + run.count
+        if before < _WORTH_A_LIST <= self._folded:
+            self._role_of = list(self._role_table).__getitem__
+            self._role_of_page = _roles_by_page(self._role_table)
+        if self._role_of_page is not None:
+            roles = bytes(run.view[_LOCAL_PORT :: run.stride]).translate(self._role_of_page)
+            if _BY_PORT not in roles:
+                return roles
+            self._role_of_page = None  # what follows is of the same kind
+        return bytes(map(self._role_of, run.view.cast("H")[_LOCAL_PORT // 2 :: run.stride // 2]))
 
     def facts(self) -> Conversations:
         """The facts of all runs."""
@@ -426,7 +457,8 @@ class ConversationFold:
         states = {int(state): self._states[state] for state in TcpState if state is not TcpState.NEW_SYN_RECV}
         states[TcpState.SYN_RECV] += self._states[TcpState.NEW_SYN_RECV]
         inbound: Counter[tuple[int, int]] = Counter()
-        for (state, port), count in self._inbound.items():
+        for key, count in self._inbound.items():
+            port, state = _PACKED_PORT.unpack(_HALF_WORD.pack(key))
             inbound[socket.ntohs(port), _known(state)] += count
         peers, other_peers = self._peers()
         for (_address, port), row in self._closed[_INBOUND].rows.items():
@@ -714,6 +746,7 @@ class Reader:
         low: int,
         high: int,
         recent_listening_ports: Iterable[int] = (),
+        known_listeners: tuple[Listener, ...] | None = None,
     ) -> NetnsSockets:
         """All sockets of a namespace, by what diagnosis asks.
 
@@ -722,15 +755,18 @@ class Reader:
             low: first port of ip_local_port_range.
             high: last port of it.
             recent_listening_ports: ports that had a listener less than a minute ago: their TIME_WAIT is inbound.
+            known_listeners: what `listeners` found a moment ago; None to ask.
 
         Raises:
             DumpFailed: no whole answer.
         """
-        listeners, first = self.listeners(sock)
+        listeners, first = known_listeners, Ended(inconsistent=False)
+        if listeners is None:
+            listeners, first = self.listeners(sock)
         ports = frozenset(one.port for one in listeners) | frozenset(recent_listening_ports)
         roles = Roles(ports, low, high)
         # One dump for all states and both families: each walks the hash table that all namespaces of the node
-        # share, which costs a quiet pod more than its own sockets do.
+        # share, which costs a quiet pod more than its own sockets do, and a busy one more than sorting by kind.
         found, second = self._consistent(
             lambda: self._dump(sock, inet_diag.MASK_CONVERSATIONS, ConversationFold(roles, self.limits))
         )
@@ -812,28 +848,42 @@ class _CgroupCloseWaitFold(CloseWaitFold):
                 super().add(one)
 
 
-_DUMP_APART_FROM = 2000
-
-
 @cache
 def _struct(fields: str, size: int, stride: int) -> struct.Struct:
     """A struct of `fields`, which take `size` bytes, padded to the stride."""
     return struct.Struct(f"{fields}{stride - size}x")
 
 
-@cache
-def _key_struct(family: int, stride: int, *, closed: bool, inbound: bool) -> struct.Struct:
-    """What makes a group, of one message: (port, address words..., age unit) or (state, port, address words...).
+def _packed_keys(run: Run, *, closed: bool, inbound: bool) -> list[int]:
+    """What makes a group, of each message of IPv4 sockets, as one number: _PACKED.
 
-    The age unit is the second byte of idiag_expires: 256 ms, with no arithmetic per socket.
+    Columns are copied with strides and the number is read as it lies in memory, which costs half of making a tuple
+    and hashing it.
     """
-    words = "I" if family == socket.AF_INET else "QQ"
-    port = "=20xH18x" if inbound else "=22xH16x"
+    view, stride = run.view, run.stride
+    packed = bytearray(run.count * _PACKED.size)
+    keys = memoryview(packed)
+    keys.cast("H")[::4] = view.cast("H")[(_LOCAL_PORT if inbound else _REMOTE_PORT) // 2 :: stride // 2]
+    keys.cast("I")[1::2] = view.cast("I")[_REMOTE_ADDRESS // 4 :: stride // 4]
+    packed[2::8] = view[_EXPIRES_UNIT if closed else _STATE :: stride]
+    return keys.cast("Q").tolist()
+
+
+def _packed_ports(run: Run) -> list[int]:
+    """Local port and state of each message, as one number: _PACKED_PORT."""
+    packed = bytearray(run.count * _PACKED_PORT.size)
+    keys = memoryview(packed)
+    keys.cast("H")[::2] = run.view.cast("H")[_LOCAL_PORT // 2 :: run.stride // 2]
+    packed[2::4] = run.view[_STATE :: run.stride]
+    return keys.cast("I").tolist()
+
+
+def _wide_keys(run: Run, *, closed: bool, inbound: bool) -> Iterator[tuple[int, ...]]:
+    """The same of IPv6 sockets: (port, address in two words, age unit) or (state, port, address in two words)."""
     if not closed:
-        return _struct(f"=17xB4xH16x{words}", 40 + struct.calcsize(f"={words}"), stride)
-    second_byte = 69 if sys.byteorder == "little" else 70
-    pad = second_byte - 40 - struct.calcsize(f"={words}")
-    return _struct(f"{port}{words}{pad}xB", second_byte + 1, stride)
+        return _struct("=17xB4xH16xQQ", 56, run.stride).iter_unpack(run.view)
+    port = "=20xH18x" if inbound else "=22xH16x"
+    return _struct(f"{port}QQ{_EXPIRES_UNIT - 56}xB", _EXPIRES_UNIT + 1, run.stride).iter_unpack(run.view)
 
 
 def _by_family(run: Run) -> Iterator[Run]:

@@ -1,21 +1,26 @@
 """Ask the kernel for TCP sockets over NETLINK_SOCK_DIAG, and walk its answers without an object per socket.
 
 The wire format is include/uapi/linux/inet_diag.h and netlink(7); which sockets a dump reports as what is
-net/ipv4/inet_diag.c. A dump's messages nearly always have one length, so the walk yields runs: stretches of a
-buffer in which every message has the same length, to be decoded at a fixed stride.
+net/ipv4/inet_diag.c. A dump's messages have few lengths, mostly one, so the walk yields runs: stretches of a buffer
+in which every message has the same length, to be decoded at a fixed stride. Where messages of several lengths alternate
+(TIME_WAIT among established ones, IPv4 among IPv6), a regular expression sorts them by length: it steps from message to
+message in C, some ten times as fast as a loop here.
 
 `walk` is pure. `dump` is the shell that sends a request and receives into one reused buffer.
 """
 
 import errno
 import os
+import re
 import socket
 import struct
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
+from operator import itemgetter
 
 from pyroute2.netlink import (
     NLM_F_DUMP,
@@ -39,6 +44,7 @@ MESSAGE_SIZE = 88
 BUFFER_SIZE = 256 * 1024
 _LARGEST_DATAGRAM = 32 * 1024  # netlink_dump() in net/netlink/af_netlink.c allocates no more
 _GATHER_BELOW = 16
+_MOST_KINDS = 8
 
 _NLMSGHDR = struct.Struct("=IHHII")
 _LENGTH_TYPE_FLAGS = struct.Struct("=IHH")
@@ -152,10 +158,11 @@ class Walk:
     def __init__(self, sequence: int | None = None, *, keep_attributes: bool = False) -> None:
         """Args:
         sequence: accept messages of this nlmsg_seq only (None: any).
-        keep_attributes: yield short runs as they are. Otherwise messages of varying length are copied
-            together without their attributes, which is cheaper than a run each.
+        keep_attributes: yield short runs as they are, in the order of the dump. Otherwise messages of varying length
+            are copied together, by length or without their attributes, which is cheaper than a run each.
         """
         self.ended: Ended | None = None
+        self._kinds: list[bytes] = []
         self._interrupted = False
         self._sequence = sequence
         self._keep_attributes = keep_attributes
@@ -190,13 +197,44 @@ class Walk:
                 count = _run_length(chunk[position:end], stride)
             else:
                 count = 1
-            if count < _GATHER_BELOW and not self._keep_attributes:
-                loose.extend(range(position, position + count * stride, stride))
-            else:
+            if count >= _GATHER_BELOW or self._keep_attributes:
                 yield Run(chunk[position : position + count * stride], stride, count)
-            position += count * stride
+                position += count * stride
+                continue
+            sorted_until = self._alike_until(chunk, position)
+            if sorted_until > position + count * stride:
+                yield from self._by_kind(chunk[position:sorted_until])
+                position = sorted_until
+            else:
+                loose.extend(range(position, position + count * stride, stride))
+                position += count * stride
         if loose:
             yield gather(chunk, loose)
+
+    def _alike_until(self, chunk: memoryview, position: int) -> int:
+        """Where the messages end that are of the kinds seen in short runs so far, the one at `position` included."""
+        kind = bytes(chunk[position : position + _LENGTH_TYPE_FLAGS.size])
+        if kind not in self._kinds:
+            if len(self._kinds) == _MOST_KINDS:
+                return position
+            self._kinds.append(kind)
+        found = _patterns(tuple(self._kinds))[0].match(chunk, position)
+        return position if found is None else found.end()
+
+    def _by_kind(self, part: memoryview) -> Iterator[Run]:
+        """The messages of `part` sorted by kind, in one run each; all are of known kinds."""
+        stretches = _patterns(tuple(self._kinds))[1].findall(part)
+        for column, kind in enumerate(self._kinds):
+            chosen = stretches if len(self._kinds) == 1 else map(itemgetter(column), stretches)
+            joined = memoryview(b"".join(chosen))
+            if not joined:
+                continue
+            stride = _aligned(_LENGTH_TYPE_FLAGS.unpack(kind)[0])
+            words, step = joined.cast("I"), stride // 4
+            self._header(joined, 0, len(joined))
+            if len(joined) > stride and not _all_equal(words, 2, step):
+                raise DumpFailed(DumpReason.MALFORMED, "Messages of one dump answer several requests.")
+            yield Run(joined, stride, len(joined) // stride)
 
     def _header(self, chunk: memoryview, position: int, end: int) -> tuple[int, int, int]:
         if end - position < HEADER_SIZE:
@@ -217,6 +255,22 @@ class Walk:
                 DumpReason.MALFORMED, f"A message answers request {sequence}, and {self._sequence} was asked."
             )
         return length, kind, flags
+
+
+@lru_cache(maxsize=64)
+def _patterns(kinds: tuple[bytes, ...]) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    """What matches any row of messages of some kinds, and what matches a stretch of one, as a group for each kind.
+
+    A kind is the first eight bytes of a message, which hold its length, so a match that begins at a message steps from
+    message to message. Possessive, as there is nothing to go back for.
+    """
+    messages = [
+        b"(?:%s.{%d})++" % (re.escape(kind), _aligned(_LENGTH_TYPE_FLAGS.unpack(kind)[0]) - len(kind)) for kind in kinds
+    ]
+    return (
+        re.compile(b"(?s)(?:%s)*+" % b"|".join(messages)),
+        re.compile(b"(?s)%s" % b"|".join(b"(%s)" % message for message in messages)),
+    )
 
 
 def gather(view: memoryview, offsets: Iterable[int]) -> Run:

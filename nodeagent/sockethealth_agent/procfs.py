@@ -5,11 +5,17 @@ along. /proc/PID/net of another user's process needs no capability (fs/proc/proc
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+
+_READ_BYTES = 64 * 1024
+_TCP_COUNTERS = re.compile(rb"^Tcp: [-\d].*$", re.MULTILINE)
+_TCP_SOCKETS = re.compile(rb"^TCP: inuse (\d+) orphan \d+ tw (\d+)", re.MULTILINE)
+_TCP6_SOCKETS = re.compile(rb"^TCP6: inuse (\d+)", re.MULTILINE)
 
 
 class ProcessGone(Exception):  # noqa: N818 - says what happened, as FileNotFound does
@@ -44,6 +50,17 @@ class NetCounters:
 
     tcp: Mapping[str, int]
     tcp_ext: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Movement:
+    """What differs whenever a socket of a namespace was made, changed its state by a segment, or ended.
+
+    counters: the values of snmp's Tcp, as text. sockets: of sockstat and sockstat6, what is the namespace's own.
+    """
+
+    counters: bytes
+    sockets: tuple[bytes, ...]
 
 
 @dataclass(frozen=True)
@@ -136,8 +153,35 @@ def read_counters(pid: int | str, proc: Path = PROC) -> NetCounters:
         ProcLayoutError: see parse_header_pairs.
     """
     return NetCounters(
-        tcp=parse_header_pairs(_read(pid, proc, "net/snmp")).get("Tcp", {}),
-        tcp_ext=parse_header_pairs(_read(pid, proc, "net/netstat")).get("TcpExt", {}),
+        tcp=_pairs_of("Tcp", _read(pid, proc, "net/snmp")),
+        tcp_ext=_pairs_of("TcpExt", _read(pid, proc, "net/netstat")),
+    )
+
+
+def _pairs_of(protocol: str, text: str) -> Mapping[str, int]:
+    """The pairs of one protocol only: its lines are a fraction of the file, and are read for each namespace."""
+    own = "\n".join([line for line in text.splitlines() if line.startswith(f"{protocol}:")])
+    return parse_header_pairs(own).get(protocol, {})
+
+
+def read_movement(pid: int | str, proc: Path = PROC) -> Movement:
+    """How far the sockets of a process's namespace have moved: three small files, without entering it.
+
+    A file that looks as none that is known is taken as it is, with what it has of the whole node: then it always moves.
+
+    Raises:
+        ProcessGone: the process exited.
+    """
+    counters = _read_bytes(pid, proc, "net/snmp")
+    sockets = _read_bytes(pid, proc, "net/sockstat")
+    try:
+        sockets6 = _read_bytes(pid, proc, "net/sockstat6")
+    except ProcessGone:
+        sockets6 = b""  # see read_sockstat; a process that is gone fails above or at the next look
+    tcp, own, own6 = _TCP_COUNTERS.search(counters), _TCP_SOCKETS.search(sockets), _TCP6_SOCKETS.search(sockets6)
+    return Movement(
+        counters=counters if tcp is None else tcp[0],
+        sockets=(*((sockets,) if own is None else own.groups()), *((sockets6,) if own6 is None else own6.groups())),
     )
 
 
@@ -246,10 +290,37 @@ def _numbers(names: list[str], values: list[str], where: str) -> dict[str, int]:
         raise ProcLayoutError(f"{where} cannot be read: {error}.") from error
 
 
-def _read(pid: int | str, proc: Path, name: str) -> str:
+def read_small(path: str, directory: int | None = None) -> bytes:
+    """All of a file of /proc; a third of the time that a buffered text file takes, and thousands are read a sweep.
+
+    It must be one that the kernel gives in one piece, as all that are read here (single_open() in fs/seq_file.c): then
+    what comes short of the buffer is the end.
+
+    Args:
+        path: absolute, or seen from `directory`.
+        directory: a descriptor; it spares the kernel the way down to a directory of which several files are read.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
-        with open(f"{proc}/{pid}/{name}", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - three times cheaper than Path.open, and read for each process
-            return file.read()
+        text = more = os.read(descriptor, _READ_BYTES)
+        while len(more) == _READ_BYTES:
+            more = os.read(descriptor, _READ_BYTES)
+            text += more
+        return text
+    finally:
+        os.close(descriptor)
+
+
+def _read(pid: int | str, proc: Path, name: str) -> str:
+    return _read_bytes(pid, proc, name).decode(errors="replace")
+
+
+def _read_bytes(pid: int | str, proc: Path, name: str) -> bytes:
+    try:
+        return read_small(f"{proc}/{pid}/{name}")
     except (FileNotFoundError, ProcessLookupError, NotADirectoryError) as error:
         raise ProcessGone(f"Process {pid} exited before its {name} was read.") from error
     except OSError as error:

@@ -1,13 +1,25 @@
-"""Read one network namespace: counters and listeners always, all its sockets when they may have changed.
+"""Read one network namespace: first whether anything in it moved, then as much of it as that asks for.
+
+1. A namespace in which no socket ages is looked at from outside (procfs.read_movement). While no segment and no count
+   of its sockets moves, its facts stay what they are.
+2. Where something moved, or a minute passed, it is entered: counters, listeners, and once a minute sysctls.
+3. All its sockets are dumped where something moved or any socket ages, and every five minutes.
+
+So what changes without a segment and without a count of sockets is told late: a sysctl, or one listener in the place
+of another, by LONGEST_UNVISITED_SECONDS at most. Nothing known changes a socket unseen by both; should something, it
+is told within LONGEST_UNDUMPED_SECONDS.
 
 Usable without Kubernetes: `read_netns` takes any ns/net file, or None for the namespace it runs in.
 """
 
+import random
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from sockethealth_agent import facts as making
 from sockethealth_agent import folding, netns, owners, procfs
@@ -16,17 +28,19 @@ from sockethealth_agent.folding import CloseWaitFacts, Conversations, Limits, Re
 from sockethealth_agent.inet_diag import TcpState
 from sockethealth_agent.netns import NetnsId
 from sockethealth_agent.owners import Sought
-from sockethealth_agent.procfs import NetCounters, SockStat
+from sockethealth_agent.procfs import Movement, NetCounters, SockStat
 from sockethealth_agent.rates import Reading, rates
 from sockethealth_agent.sightings import Ages, first_sightings
 from sockethealth_core.capacity import TIME_WAIT_SECONDS
-from sockethealth_core.resources import Facts
+from sockethealth_core.resources import Facts, Rates
+from sockethealth_core.units import format_time
 
-LONGEST_UNDUMPED_SECONDS: Final = 60.0
+LONGEST_UNVISITED_SECONDS: Final = 60.0
+"""A namespace is entered at least this often, though nothing seems to have moved."""
+LONGEST_UNDUMPED_SECONDS: Final = 300.0
 """A full dump is made at least this often, though nothing seems to have moved."""
 HOLDER_RETRY_SECONDS: Final = 60.0
 """A socket whose holder was not found is searched for again after this."""
-_SEGMENTS: Final = ("InSegs", "OutSegs", "ActiveOpens", "PassiveOpens", "AttemptFails", "EstabResets", "OutRsts")
 _QUIET: Final = frozenset({int(TcpState.ESTABLISHED), int(TcpState.LISTEN)})
 
 
@@ -45,8 +59,11 @@ class Memory:
         sightings: CLOSE_WAIT cookie -> when it was first seen.
         holders: inode -> who holds it, or None where nobody was found; asked anew a while after `searched_at`.
         moved: what was compared to know whether any socket may have changed.
+        sysctls: those in force in the namespace, as they were at `sysctls_at`.
+        visited_at: when the namespace was last entered; `still` is what was found, while nothing moves.
         dumped_at: when all sockets were last read; `kept` are they, while nothing moves.
         dumps: how many full dumps were made.
+        patience: part of the longest times that this namespace waits, so that not all come due at once.
     """
 
     counters: Reading | None = None
@@ -55,9 +72,14 @@ class Memory:
     holders: dict[int, Holder | None] = field(default_factory=dict)
     searched_at: float = float("-inf")
     moved: tuple[Any, ...] = ()
+    sysctls: Mapping[str, str] = field(default_factory=dict)
+    sysctls_at: float = float("-inf")
+    visited_at: float = float("-inf")
+    still: "_Still | None" = None
     dumped_at: float = float("-inf")
     kept: Conversations | None = None
     dumps: int = 0
+    patience: float = field(default_factory=lambda: random.uniform(0.7, 1.0))  # noqa: S311 - spreads load
 
     def listening(self, ports: Iterable[int], now: float) -> frozenset[int]:
         """The ports that listen, or did less than the length of TIME_WAIT ago: their TIME_WAIT is inbound."""
@@ -76,10 +98,21 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
+class _Still:
+    """Facts that hold while nothing moves, and what they were made for."""
+
+    netns: NetnsId
+    movement: Movement
+    min_ages: tuple[float, ...]
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
 class Tier1:
     """The cheap part of a reading."""
 
     netns: NetnsId
+    movement: Movement
     counters: NetCounters
     sockstat: SockStat
     sysctls: Mapping[str, str]
@@ -91,7 +124,8 @@ def may_have_changed(memory: Memory, moved: tuple[Any, ...], now: float) -> bool
     A socket does not change its state without a segment or a change of its namespace's counts. The age of what is
     kept is bounded all the same, and sockets of any state but ESTABLISHED and LISTEN are never kept: they age.
     """
-    return memory.kept is None or memory.moved != moved or now - memory.dumped_at >= LONGEST_UNDUMPED_SECONDS
+    longest = LONGEST_UNDUMPED_SECONDS * memory.patience
+    return memory.kept is None or memory.moved != moved or now - memory.dumped_at >= longest
 
 
 def is_quiet(found: Conversations) -> bool:
@@ -145,22 +179,35 @@ def read_netns(
         procfs.ProcessGone: its files in /proc could not be read.
         procfs.ProcLayoutError: they look as none that is known.
     """
+    ages = tuple(min_ages)
+    still = _still(path, memory, expected, ages, now, observed_at, proc)
+    if still is not None:
+        return still
     with ExitStack() as stack:
         with _inside(path, expected):
             sock = stack.enter_context(netns.open_diag_socket())
-            tier1 = read_tier1(proc)
+            if memory.counters is not None and memory.counters.netns != netns.identity():
+                _forget(memory)
+            if now - memory.sysctls_at >= LONGEST_UNVISITED_SECONDS * memory.patience:
+                memory.sysctls, memory.sysctls_at = _own_sysctls(proc), now
+            tier1 = read_tier1(proc, memory.sysctls)
         reading = Reading(tier1.netns, now, tier1.counters)
-        if memory.counters is not None and memory.counters.netns != tier1.netns:
-            _forget(memory)
-        listeners, _ended = reader.listeners(sock)
+        listeners, ended = reader.listeners(sock)
         ports = memory.listening((one.port for one in listeners), now)
         low, high = making.ephemeral_range(tier1.sysctls)
-        moved = _moved(tier1, listeners)
+        moved = _moved(tier1, listeners, ports)
         found, close_wait = memory.kept, CloseWaitFacts()
         if found is None or may_have_changed(memory, moved, now):
-            sockets = reader.read(sock, low=low, high=high, recent_listening_ports=ports)
-            listeners, found, close_wait = sockets.listeners, sockets.conversations, sockets.close_wait
-            memory.kept = found if is_quiet(found) and not sockets.inconsistent else None
+            sockets = reader.read(
+                sock,
+                low=low,
+                high=high,
+                recent_listening_ports=ports,
+                known_listeners=listeners,
+            )
+            found, close_wait = sockets.conversations, sockets.close_wait
+            whole = not (ended.inconsistent or sockets.inconsistent)
+            memory.kept = found if is_quiet(found) and whole else None
             memory.moved, memory.dumped_at = moved, now
             memory.dumps += 1
     memory.sightings = first_sightings(memory.sightings, close_wait.tracked, now)
@@ -176,13 +223,54 @@ def read_netns(
         rates=rates(memory.counters, reading),
         holders=holders,
     )
-    built = making.build(observed, min_ages, observed_at)
-    memory.counters = reading
+    built = making.build(observed, ages, observed_at)
+    memory.counters, memory.visited_at, memory.still = reading, now, None
+    if memory.kept is not None and not queueing and len(ports) == len({one.port for one in listeners}):
+        memory.still = _Still(tier1.netns, tier1.movement, ages, built)
     return built
 
 
-def read_tier1(proc: Path = procfs.PROC) -> Tier1:
-    """Counters and sysctls of the calling thread's namespace.
+def _still(
+    path: str | None,
+    memory: Memory,
+    expected: NetnsId | None,
+    ages: tuple[float, ...],
+    now: float,
+    observed_at: float,
+    proc: Path,
+) -> Facts | None:
+    """The facts of before with the present time, where nothing moved since; None where the namespace must be entered.
+
+    A connection that waits for accept() ends its wait without a segment, and a listener's port that was given up turns
+    its sockets into outbound ones after a minute: neither is ever taken for still.
+    """
+    still = memory.still
+    pid = _pid_of(path, proc)
+    if (
+        still is None
+        or pid is None
+        or memory.counters is None
+        or still.min_ages != ages
+        or now - memory.visited_at >= LONGEST_UNVISITED_SECONDS * memory.patience
+        or netns.identity(netns.OWN_NETNS if path is None else path) != still.netns
+        or expected not in (None, still.netns)
+        or procfs.read_movement(pid, proc) != still.movement
+    ):
+        return None
+    memory.counters = replace(memory.counters, at=now)
+    return msgspec.structs.replace(still.facts, observed_time=format_time(observed_at), rates=Rates())
+
+
+def _pid_of(path: str | None, proc: Path) -> str | None:
+    """The process whose files of /proc show the namespace; None for one that is known by its mount only."""
+    if path is None:
+        return "thread-self"
+    pid, _, rest = path.removeprefix(f"{proc}/").partition("/")
+    return pid if rest == "ns/net" and pid.isdecimal() else None
+
+
+def read_tier1(proc: Path = procfs.PROC, sysctls: Mapping[str, str] | None = None) -> Tier1:
+    """Counters of the calling thread's namespace, with its sysctls, which are read where none are given.
 
     Raises:
         procfs.ProcessGone: its files in /proc could not be read.
@@ -190,10 +278,15 @@ def read_tier1(proc: Path = procfs.PROC) -> Tier1:
     """
     return Tier1(
         netns=netns.identity(),
+        movement=procfs.read_movement("thread-self", proc),
         counters=procfs.read_counters("thread-self", proc),
         sockstat=procfs.read_sockstat("thread-self", proc),
-        sysctls=netns.read_sysctls(making.SYSCTL_NAMES, root=str(proc / "sys")),
+        sysctls=_own_sysctls(proc) if sysctls is None else sysctls,
     )
+
+
+def _own_sysctls(proc: Path) -> dict[str, str]:
+    return netns.read_sysctls(making.SYSCTL_NAMES, root=str(proc / "sys"))
 
 
 def find_holders(
@@ -244,13 +337,10 @@ def _forget(memory: Memory) -> None:
     memory.__dict__.update(fresh.__dict__)
 
 
-def _moved(tier1: Tier1, listeners: Iterable[folding.Listener]) -> tuple[Any, ...]:
-    tcp, stat = tier1.counters.tcp, tier1.sockstat
-    return (
-        *(tcp.get(name) for name in _SEGMENTS),
-        (stat.inuse, stat.inuse6, stat.time_wait),
-        tuple((one.port, one.inode) for one in listeners),
-    )
+def _moved(tier1: Tier1, listeners: Iterable[folding.Listener], ports: frozenset[int]) -> tuple[Any, ...]:
+    """What decides of all sockets: segments and counts, who listens, and what makes an inbound or ephemeral port."""
+    port_range = making.ephemeral_range(tier1.sysctls)
+    return (tier1.movement, tuple((one.port, one.inode) for one in listeners), ports, port_range)
 
 
 def _inside(path: str | None, expected: NetnsId | None) -> AbstractContextManager[Any]:

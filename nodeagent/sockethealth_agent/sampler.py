@@ -299,13 +299,20 @@ class Sampler:
         with ExitStack() as stack:
             with netns.entered(source, expected):
                 sock = stack.enter_context(netns.open_diag_socket())
-                tier1 = read_tier1(self._proc)
+                sysctls = netns.read_sysctls(_NODE_SYSCTLS, root=str(self._proc / "sys"))
+                tier1 = read_tier1(self._proc, sysctls)
                 limits = procfs.read_node_limits(self._proc)
                 insert_failed = conntrack.read_insert_failed(self._proc)
-                sysctls = netns.read_sysctls(_NODE_SYSCTLS, root=str(self._proc / "sys"))
             low, high = making.ephemeral_range(tier1.sysctls)
-            ports = self._host_memory.listening((one.port for one in self._reader.listeners(sock)[0]), self._clock())
-            sockets = self._reader.read(sock, low=low, high=high, recent_listening_ports=ports)
+            listeners, _ended = self._reader.listeners(sock)
+            ports = self._host_memory.listening((one.port for one in listeners), self._clock())
+            sockets = self._reader.read(
+                sock,
+                low=low,
+                high=high,
+                recent_listening_ports=ports,
+                known_listeners=listeners,
+            )
             by_cgroup = CgroupSockets({}, {}, {})
             cgroups: dict[str, frozenset[int]] = {}
             close_wait: dict[str, CloseWaitFacts] = {}
