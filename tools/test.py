@@ -12,7 +12,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = ("tests/unit", "tests/kernel")
-BESIDE = (("tests/api",), ("tests/node",))
+_OPERATOR = tuple(sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests/api").glob("test_operator_*.py")))
+BESIDE = {
+    "tests/node": ("tests/node",),
+    "tests/api of the operator": _OPERATOR,
+    "tests/api of the others": ("tests/api", *(f"--ignore={file}" for file in _OPERATOR)),
+}
 
 
 def main() -> int:
@@ -20,7 +25,7 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sockethealth-test-") as scratch:
         folder = Path(scratch)
-        beside = [_Lane(paths, folder) for paths in BESIDE]
+        beside = [_Lane(name, arguments, folder) for name, arguments in BESIDE.items()]
         try:
             shown = subprocess.run(_pytest(SHOWN, folder / "shown.xml"), cwd=ROOT, check=False)
             codes = [shown.returncode, *(lane.finish() for lane in beside)]
@@ -37,11 +42,11 @@ def main() -> int:
 class _Lane:
     """A lane that runs beside, its output in a file until it is done."""
 
-    def __init__(self, paths: tuple[str, ...], folder: Path) -> None:
-        self._name = " ".join(paths)
-        self.report = folder / f"{paths[0].rpartition('/')[2]}.xml"
+    def __init__(self, name: str, arguments: tuple[str, ...], folder: Path) -> None:
+        self._name = name
+        self.report = folder / f"{name.replace('/', '-').replace(' ', '-')}.xml"
         self._log = self.report.with_suffix(".log").open("w+", encoding="utf-8")
-        self._run = subprocess.Popen(_pytest(paths, self.report), cwd=ROOT, stdout=self._log, stderr=self._log)
+        self._run = subprocess.Popen(_pytest(arguments, self.report), cwd=ROOT, stdout=self._log, stderr=self._log)
 
     def finish(self) -> int:
         """Wait for it, show what it printed, and return its exit code."""
@@ -58,8 +63,8 @@ class _Lane:
         self._log.close()
 
 
-def _pytest(paths: tuple[str, ...], report: Path) -> list[str]:
-    return [sys.executable, "-m", "pytest", *paths, *sys.argv[1:], f"--junitxml={report}"]
+def _pytest(arguments: tuple[str, ...], report: Path) -> list[str]:
+    return [sys.executable, "-m", "pytest", *arguments, *sys.argv[1:], f"--junitxml={report}"]
 
 
 def _counts(report: Path) -> tuple[int, int, int]:

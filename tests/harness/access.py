@@ -145,6 +145,11 @@ class ClusterAccess:
         return made
 
     @cached_property
+    def core(self) -> kubernetes_client.CoreV1Api:
+        """A client of the core API; much cheaper than a kubectl for what every test does."""
+        return kubernetes_client.CoreV1Api(self.client())
+
+    @cached_property
     def dynamic(self) -> DynamicClient:
         """A client that discovers resources, custom ones included."""
         return DynamicClient(self.client())  # type: ignore[no-untyped-call] # as above

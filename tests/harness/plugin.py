@@ -1,16 +1,20 @@
 """The pytest side: skips by marker, and the fixtures that hand out one cluster per session."""
 
+import contextlib
 import os
 import secrets
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
+from kubernetes import client
 
 from harness import binaries, images, packages, progress, requirements
 from harness.cluster import ExistingCluster, OwnCluster, existing_kubeconfig
 from harness.errors import HarnessError
 from harness.state import ClusterDir, Owner, state_root
+from harness.waiting import until
 
 
 def skip_or_fail(sentence: str) -> None:
@@ -116,11 +120,22 @@ def no_node_yet() -> None:
 def namespace(control_plane: OwnCluster | ExistingCluster) -> Iterator[str]:
     """A fresh namespace of its own for one test, given up at the end without waiting for it to go."""
     name = f"test-{secrets.token_hex(4)}"
-    control_plane.kubectl("create", "namespace", name)
+    control_plane.core.create_namespace(client.V1Namespace(metadata=client.V1ObjectMeta(name=name)))
     # A controller makes it in its own time, and pods are refused in a namespace without it.
-    control_plane.kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=60s", timeout=90)
+    until(lambda: _has_service_account(control_plane, name), f"the service account of {name}", seconds=60)
     yield name
-    control_plane.kubectl("delete", "namespace", name, "--wait=false", check=False)
+    with contextlib.suppress(client.ApiException):
+        control_plane.core.delete_namespace(name)
+
+
+def _has_service_account(cluster: OwnCluster | ExistingCluster, namespace: str) -> bool:
+    try:
+        cluster.core.read_namespaced_service_account("default", namespace)
+    except client.ApiException as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            return False
+        raise
+    return True
 
 
 @pytest.fixture(scope="session")

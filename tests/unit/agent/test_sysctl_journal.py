@@ -164,7 +164,7 @@ def bait(tmp_path_factory):
     return Bait(tmp_path_factory.mktemp("bait"))
 
 
-@settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.one_of(
         st.sampled_from([*NAMES, *TRICKS]), st.text(max_size=40), st.from_regex(r"net[./a-z0-9_\x00]{0,30}")

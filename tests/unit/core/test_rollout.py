@@ -827,7 +827,7 @@ def build(plan: dict[str, Any]) -> Fleet:
     return f
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(fleets())
 def test_never_more_than_allowed_are_in_transition_and_a_stop_ends_at_stable_or_nothing(plan):
     f = build(plan)
@@ -850,7 +850,7 @@ def test_never_more_than_allowed_are_in_transition_and_a_stop_ends_at_stable_or_
         assert all(machine.in_force == "2" for machine in f.machines.values())
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(fleets(), st.dictionaries(st.integers(0, 60), st.sampled_from(["killed", "killed again", "away"]), max_size=8))
 def test_a_restart_at_any_step_gives_the_same_outcome(plan, restarts):
     straight, broken = build(plan), build(plan)
@@ -874,7 +874,7 @@ def test_a_restart_at_any_step_gives_the_same_outcome(plan, restarts):
     assert broken.values == straight.values
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(fleets(), st.lists(st.tuples(st.integers(0, 40), st.integers(0, 8)), max_size=10))
 def test_deselected_nodes_never_have_an_assignment(plan, flips):
     f = build(plan)
@@ -887,7 +887,7 @@ def test_deselected_nodes_never_have_an_assignment(plan, flips):
         assert not any(machine.spec for machine in f.machines.values() if not machine.selected)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 @given(fleets(fates=[""]), st.integers(0, 60))
 def test_with_healthy_nodes_every_rollout_completes(plan, joins):
     f = build(plan)
