@@ -201,11 +201,10 @@ def test_a_writer_that_is_killed_while_it_applies_and_restores_ends_with_the_rig
     killed = set()
 
     def kill():
-        pid = writer_pid(place)
-        assert pid is not None
-        assert pid not in killed
-        killed.add(pid)
-        os.kill(pid, signal.SIGKILL)
+        found = []
+        place.until(lambda: found.append(writer_pid(place)) or found[-1] not in {None, *killed}, "a writer", seconds=60)
+        killed.add(found[-1])
+        os.kill(found[-1], signal.SIGKILL)
 
     profiles("killed", values=POD_VALUES, **for_tuned(place))
     kill()
