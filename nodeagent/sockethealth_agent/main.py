@@ -3,21 +3,20 @@
 import logging
 import os
 import random
-import signal
 import sys
 import threading
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from sockethealth_agent import facts, procfs
+from sockethealth_agent import facts
 from sockethealth_agent.kubeapi import ConfigError, KubeApi, from_kubeconfig, in_cluster
 from sockethealth_agent.metrics import Metrics
 from sockethealth_agent.netns import NetnsStuck
 from sockethealth_agent.pods import pods_of
+from sockethealth_agent.program import NODE_OPTIONS, PROGRAM_OPTIONS, on_end_signal, options, own_version
 from sockethealth_agent.reporter import AgentIdentity, Reporter, Submission, own_node, watchpoints_of
 from sockethealth_agent.sampler import Sampler
 from sockethealth_agent.settings import Settings
@@ -40,7 +39,7 @@ class AgentProcess:
             ConfigError: there are no usable credentials.
         """
         self._settings = settings
-        number = _version()
+        number = own_version()
         self.metrics = Metrics(number)
         endpoint = in_cluster() if settings.kubeconfig is None else from_kubeconfig(settings.kubeconfig)
         self._api = KubeApi(endpoint, user_agent=f"sockethealth-agent/{number}", on_error=self.metrics.api_error)
@@ -139,13 +138,6 @@ class AgentProcess:
             self._wanted.set()
 
 
-def _version() -> str:
-    try:
-        return version("sockethealth")
-    except PackageNotFoundError:
-        return "unknown"
-
-
 def run(settings: Settings) -> int:
     """Run the agent; the exit code is 1 when it cannot start, and 2 when it must be restarted."""
     logs.configure(settings.log_level, json=settings.log_json)
@@ -161,7 +153,7 @@ def run(settings: Settings) -> int:
         LOG.error("The agent cannot start: %s", error)  # noqa: TRY400 (the sentence says it all)
         return 1
 
-    _stop_on_signal(agent)
+    on_end_signal(agent.stop)
     LOG.info("Watching the TCP sockets of node %s, every %g s.", settings.node_name, settings.interval_seconds)
     web.start()
     try:
@@ -174,21 +166,8 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _stop_on_signal(agent: AgentProcess) -> None:
-    # A handler would run inside whatever the main thread does, which may hold the very lock that stop() takes. So
-    # the signals are blocked, in every thread started from here on, and one thread waits for them.
-    ending = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
-
-    def wait() -> None:
-        signal.sigwait(ending)
-        agent.stop()
-
-    threading.Thread(target=wait, name="signals", daemon=True).start()
-
-
 @click.command(context_settings={"auto_envvar_prefix": "SOCKETHEALTH_AGENT", "show_default": True})
-@click.option("--node-name", envvar="NODE_NAME", required=True, help="Name of the node this runs on.")
+@options(*NODE_OPTIONS)
 @click.option(
     "--interval", "interval_seconds", type=click.FloatRange(min=0.5), default=15.0, help="Seconds between sweeps."
 )
@@ -200,21 +179,10 @@ def _stop_on_signal(agent: AgentProcess) -> None:
     help="Seconds between reports of the node itself.",
 )
 @click.option(
-    "--proc-root",
-    type=click.Path(path_type=Path),
-    default=procfs.PROC,
-    help="The node's /proc; it must show all its processes.",
-)
-@click.option(
     "--cgroup-root",
     type=click.Path(path_type=Path),
     default=Path("/sys/fs/cgroup"),
     help="The node's /sys/fs/cgroup, for pods of the host network.",
-)
-@click.option(
-    "--host-netns",
-    default=None,
-    help="An ns/net file of the node's own network namespace, where process 1 is not in it.",
 )
 @click.option("--metrics-address", default="::", help="Where /metrics, /healthz and /readyz listen; :: is IPv4 too.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=9101, help="Their port.")
@@ -224,21 +192,11 @@ def _stop_on_signal(agent: AgentProcess) -> None:
     default=5.0,
     help="Long-run limit of writes to the API server.",
 )
-@click.option(
-    "--kubeconfig",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    help="Use this instead of the pod's service account, for development.",
-)
-@click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", help="Least level shown.")
-@click.option(
-    "--log-format", type=click.Choice(["json", "text"]), default="json", help="One JSON object a line, or text."
-)
 @click.option("--once", is_flag=True, help="Sweep once, report, and end.")
-@click.version_option(package_name="sockethealth")
-def command(log_format: str, **options: Any) -> None:
+@options(*PROGRAM_OPTIONS)
+def command(log_format: str, **given: Any) -> None:
     """State facts about the TCP sockets of this node's pods in the Kubernetes API."""
-    sys.exit(run(Settings(**options, log_json=log_format == "json")))
+    sys.exit(run(Settings(**given, log_json=log_format == "json")))
 
 
 def main() -> None:

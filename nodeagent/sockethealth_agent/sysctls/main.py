@@ -1,22 +1,20 @@
 """The writer's command: wires the parts together and runs until it is told to stop."""
 
 import logging
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
 
-from sockethealth_agent import procfs
 from sockethealth_agent.kubeapi import ApiError, ConfigError, KubeApi, from_kubeconfig, in_cluster
 from sockethealth_agent.netns import NetnsStuck
 from sockethealth_agent.pods import pods_of
+from sockethealth_agent.program import NODE_OPTIONS, PROGRAM_OPTIONS, on_end_signal, options, own_version
 from sockethealth_agent.reporter import own_node
 from sockethealth_agent.sysctls.applier import Applier
 from sockethealth_agent.sysctls.journal import Journal, JournalError
@@ -70,10 +68,10 @@ class WriterProcess:
         """
         self._settings = settings
         endpoint = in_cluster() if settings.kubeconfig is None else from_kubeconfig(settings.kubeconfig)
-        self._api = KubeApi(endpoint, user_agent=f"sockethealth-sysctl-writer/{_version()}")
+        self._api = KubeApi(endpoint, user_agent=f"sockethealth-sysctl-writer/{own_version()}")
         self._own = own_node(self._api, settings.node_name, self._look_again)
         self._pods = pods_of(self._api, settings.node_name, self._wake)
-        identity = WriterIdentity(version=_version(), boot_id=journal.boot_id)
+        identity = WriterIdentity(version=own_version(), boot_id=journal.boot_id)
         self._writer = SysctlWriter(
             self._api, settings.node_name, applier, identity=identity, own=self._own, pods=self._pods, sink=metrics
         )
@@ -179,7 +177,7 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
 def run(settings: Settings) -> int:
     """Run the writer; the exit code is 1 when it cannot start or put all back, and 2 when it must be restarted."""
     logs.configure(settings.log_level, json=settings.log_json)
-    metrics = WriterMetrics(_version())
+    metrics = WriterMetrics(own_version())
     boot_id = (settings.proc_root / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     journal = Journal(settings.journal, boot_id)
     namespaces = KernelNamespaces(settings.proc_root, settings.sysctl_root, settings.host_netns)
@@ -238,25 +236,14 @@ def _run_alone(process: WriterProcess, journal: Journal, stopped: threading.Even
 
 
 def _stop_on_signal(process: WriterProcess) -> threading.Event:
-    # As in the agent: a handler would run inside whatever the main thread does, so a thread waits for the signals.
-    ending = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     stopped = threading.Event()
 
-    def wait() -> None:
-        signal.sigwait(ending)
+    def stop() -> None:
         stopped.set()
         process.stop()
 
-    threading.Thread(target=wait, name="signals", daemon=True).start()
+    on_end_signal(stop)
     return stopped
-
-
-def _version() -> str:
-    try:
-        return version("sockethealth")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _port_range(_context: click.Context, _option: click.Parameter, text: str) -> tuple[int, int] | None:
@@ -271,19 +258,13 @@ def _port_range(_context: click.Context, _option: click.Parameter, text: str) ->
 
 
 @click.command(context_settings={"auto_envvar_prefix": "SOCKETHEALTH_SYSCTL_WRITER", "show_default": True})
-@click.option("--node-name", envvar="NODE_NAME", required=True, help="Name of the node this runs on.")
+@options(*NODE_OPTIONS)
 @click.option(
     "--interval",
     "interval_seconds",
     type=click.FloatRange(min=1),
     default=5.0,
     help="Seconds between passes, for values that others change and namespaces that appear; events bring one at once.",
-)
-@click.option(
-    "--proc-root",
-    type=click.Path(path_type=Path),
-    default=procfs.PROC,
-    help="The node's /proc; it must show all its processes.",
 )
 @click.option(
     "--sysctl-root",
@@ -296,11 +277,6 @@ def _port_range(_context: click.Context, _option: click.Parameter, text: str) ->
     type=click.Path(path_type=Path, file_okay=False),
     default=JOURNAL,
     help="Folder of the node for what was found before the first write; it must outlive the container.",
-)
-@click.option(
-    "--host-netns",
-    default=None,
-    help="An ns/net file of the node's own network namespace, where process 1 is not in it.",
 )
 @click.option(
     "--node-ports",
@@ -316,21 +292,11 @@ def _port_range(_context: click.Context, _option: click.Parameter, text: str) ->
 @click.option("--container", default="sysctl-writer", help="The writer's container in that DaemonSet.")
 @click.option("--metrics-address", default="::", help="Where /metrics and /healthz listen; :: is IPv4 too.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=9102, help="Their port.")
-@click.option(
-    "--kubeconfig",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=None,
-    help="Use this instead of the pod's service account, for development.",
-)
-@click.option("--log-level", type=click.Choice(logs.LEVELS), default="info", help="Least level shown.")
-@click.option(
-    "--log-format", type=click.Choice(["json", "text"]), default="json", help="One JSON object a line, or text."
-)
 @click.option("--restore", is_flag=True, help="Put back every value in the journal, without the API server, and end.")
-@click.version_option(package_name="sockethealth")
-def command(log_format: str, **options: Any) -> None:
+@options(*PROGRAM_OPTIONS)
+def command(log_format: str, **given: Any) -> None:
     """Write the sysctls that SysctlProfiles ask of this node and its pods, and put them back."""
-    sys.exit(run(Settings(**options, log_json=log_format == "json")))
+    sys.exit(run(Settings(**given, log_json=log_format == "json")))
 
 
 def main() -> None:
