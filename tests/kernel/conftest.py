@@ -2,6 +2,7 @@
 
 import pytest
 
+import host_sysctls
 from scenarios import SCORE_KEY, Judge, Score
 
 
@@ -24,3 +25,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("scenarios on this kernel, judged by the default policy")
         for line in score.table():
             terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def host_sysctls_stay():
+    """For a test that compares this machine's own sysctls: those of a real node change them meanwhile."""
+    with host_sysctls.unchanged():
+        yield

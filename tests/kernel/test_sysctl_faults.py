@@ -8,6 +8,7 @@ import itertools
 import os
 import signal
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from sockethealth_agent.sysctls.tree import Tree
 from sockethealth_core.sysctls import PORT_RANGE, RESERVED_PORTS, SYSCTLS, path_of
 from sysctl_lab import NODE_PORTS, assigned
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("host_sysctls_stay")]
 
 FIN, TW, SOMAXCONN = "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_tw_reuse", "net.core.somaxconn"
 ROOT = Path("/proc/sys/net")
@@ -148,22 +149,11 @@ class Node:
         }
 
 
+@contextmanager
 def _enter(place):
-    return _Inside(place.path)
-
-
-class _Inside:
     """netns.entered with an identity as the writer has it."""
-
-    def __init__(self, path):
-        self._entered = netns.entered(path)
-
-    def __enter__(self):
-        found = self._entered.__enter__()
-        return f"{found.device}:{found.inode}"
-
-    def __exit__(self, *error):
-        return self._entered.__exit__(*error)
+    with netns.entered(place.path) as found:
+        yield f"{found.device}:{found.inode}"
 
 
 @pytest.fixture

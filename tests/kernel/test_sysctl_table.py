@@ -18,7 +18,7 @@ from sockethealth_core.sysctls import (
     path_of,
 )
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("host_sysctls_stay")]
 
 PER_NETNS = [sysctl for sysctl in SYSCTLS if sysctl.scope == "Netns"]
 NODE_WIDE = [sysctl for sysctl in SYSCTLS if sysctl.scope == "Node"]

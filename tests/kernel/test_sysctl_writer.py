@@ -16,7 +16,7 @@ from sockethealth_agent.sysctls.report import reports
 from sockethealth_core.sysctls import PORT_RANGE, RESERVED_PORTS, SYSCTLS, path_of
 from sysctl_lab import NODE_PORTS, assigned
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("host_sysctls_stay")]
 
 FIN, TW, SOMAXCONN = "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_tw_reuse", "net.core.somaxconn"
 PER_NETNS = [sysctl for sysctl in SYSCTLS if sysctl.scope == "Netns" and not sysctl.module]

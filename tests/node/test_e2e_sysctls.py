@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import host_sysctls
 from harness.waiting import until
 from product_lab import Place
 from sockethealth_core.sysctls import SYSCTLS, path_of
@@ -35,6 +36,12 @@ def place(product):
     if product.is_installed():
         product.uninstall()
     place.delete()
+
+
+@pytest.fixture
+def host_to_itself():
+    with host_sysctls.changing():
+        yield
 
 
 @pytest.fixture
@@ -150,7 +157,7 @@ def test_audit_says_what_enforce_would_change_and_changes_nothing(place, profile
     assert everything(place) == before
 
 
-def test_a_node_profile_changes_the_nodes_namespace_only_and_deleting_it_puts_back(place, profiles):
+def test_a_node_profile_changes_the_nodes_namespace_only_and_deleting_it_puts_back(host_to_itself, place, profiles):
     before = everything(place)
     profiles("node-values", target="Node", values=NODE_VALUES)
     place.until(lambda: complete(place, "node-values"), "the roll-out", seconds=40)
@@ -214,7 +221,7 @@ def test_a_writer_that_is_killed_while_it_applies_and_restores_ends_with_the_rig
     place.until(lambda: everything(place) == before, "the values to be put back", seconds=60)
 
 
-def test_a_value_that_someone_set_after_us_is_left_alone_and_the_profile_says_degraded(place, profiles):
+def test_a_value_that_someone_set_after_us_is_left_alone_and_the_profile_says_degraded(host_to_itself, place, profiles):
     name, value = "net.ipv4.tcp_keepalive_probes", NODE_VALUES["net.ipv4.tcp_keepalive_probes"]
     file = Path("/proc/sys/net", path_of(name))
     found = file.read_text()
@@ -235,7 +242,7 @@ def test_a_value_that_someone_set_after_us_is_left_alone_and_the_profile_says_de
         file.write_text(found)
 
 
-def test_uninstalling_puts_every_value_back(place):
+def test_uninstalling_puts_every_value_back(host_to_itself, place):
     before = everything(place)
     apply_profile(place, "node-values", target="Node", values=NODE_VALUES)
     apply_profile(place, "pod-values", values=POD_VALUES, **for_tuned(place))
