@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from sockethealth_core.resources import AssignedProfile, ProfileTarget
 from sockethealth_core.selectors import matches
-from sockethealth_core.sysctl_rules import combination_refusal, refusal
+from sockethealth_core.sysctl_rules import combination_refusal, refusals
 from sockethealth_core.sysctls import PORT_RANGE, RESERVED_PORTS, canonical
 
 OWN_SPEC: Final = "the pod's own securityContext.sysctls"
@@ -151,12 +151,10 @@ def refusal_of(profile: AssignedProfile, node_ports: tuple[int, int] | None) -> 
     """
     values: dict[str, str] = {}
     for sysctl in profile.sysctls:
-        if sentence := refusal(sysctl.name, sysctl.value, profile.target):
-            return sentence
         if sysctl.name in values:
             return f"{sysctl.name} is asked for twice"
         values[sysctl.name] = sysctl.value
-    return combination_refusal(values, profile.target, node_ports)
+    return next(iter(refusals(values, profile.target, node_ports)), None)
 
 
 def effective(

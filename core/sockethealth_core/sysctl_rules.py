@@ -145,6 +145,15 @@ def combination_refusal(values: Mapping[str, str], target: Target, node_ports: t
     return node_ports_refused(node_ports)
 
 
+def refusals(values: Mapping[str, str], target: Target, node_ports: tuple[int, int] | None) -> list[str]:
+    """Why not all of these may be set together: each that is refused by itself, or else what they are together."""
+    found = [sentence for name, value in values.items() if (sentence := refusal(name, value, target))]
+    if found:
+        return found
+    together = combination_refusal(values, target, node_ports)
+    return [together] if together else []
+
+
 def uncovered_listeners(
     range_value: str, reserved_value: str, range_in_force: str, listening: Iterable[int]
 ) -> list[int]:

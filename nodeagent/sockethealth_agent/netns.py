@@ -22,6 +22,9 @@ from sockethealth_agent import procfs
 # /proc/self is the process's first thread, which need not be the one that reads (proc(5)).
 OWN_NETNS = "/proc/thread-self/ns/net"
 
+_SO_NETNS_COOKIE = 71
+"""Since Linux 5.14 (include/uapi/asm-generic/socket.h)."""
+
 _GONE = {errno.ENOENT, errno.ESRCH, errno.ENXIO, errno.EINVAL}
 _REFUSED = {errno.EACCES, errno.EPERM}
 _CAPABILITIES = {"CAP_SYS_PTRACE": 19, "CAP_SYS_ADMIN": 21}
@@ -72,6 +75,15 @@ def identity(path: str | Path = OWN_NETNS) -> NetnsId:
     except OSError as error:
         raise _explained(str(path), "opened", "CAP_SYS_PTRACE", error) from error
     return NetnsId(found.st_dev, found.st_ino)
+
+
+def cookie() -> str:
+    """The cookie of the calling thread's namespace, unique since boot where an inode is used again; "" before 5.14."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            return probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8).hex()
+        except OSError:
+            return ""
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from sockethealth_core.resources import (
 )
 from sockethealth_core.rollout import NodeFinding, NodeView, content_of
 from sockethealth_core.selectors import matches
-from sockethealth_core.sysctl_rules import combination_refusal, refusal
+from sockethealth_core.sysctl_rules import refusals
 from sockethealth_core.sysctls import NODE_PORTS
 from sockethealth_core.units import format_time, parse_duration, parse_time
 from sockethealth_operator.objects import Key
@@ -68,12 +68,7 @@ class Sight:
 def faults(profile: SysctlProfile) -> list[str]:
     """Why a profile must not reach a node although admission let it pass; a stored one may be older than the rules."""
     spec = profile.spec
-    refused = [refusal(sysctl.name, sysctl.value, spec.target) for sysctl in spec.sysctls]
-    found = [sentence for sentence in refused if sentence]
-    if not found:
-        values = {sysctl.name: sysctl.value for sysctl in spec.sysctls}
-        together = combination_refusal(values, spec.target, NODE_PORTS)
-        found += [together] if together else []
+    found = refusals({sysctl.name: sysctl.value for sysctl in spec.sysctls}, spec.target, NODE_PORTS)
     try:
         parse_duration(spec.hold)
     except ValueError as error:

@@ -8,7 +8,6 @@ import re
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,11 +25,10 @@ pytestmark = pytest.mark.kernel
 
 PROGRAM = str(Path(sys.executable).with_name("sockethealth"))
 LONGEST_SECONDS = 15
-SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h
 NOBODY = "65534"
 
 
-def actors_of(parent: int) -> dict[int, tuple[int, int]]:
+def actors_of(parent: int) -> dict[int, tuple[int, str]]:
     """Pid and network namespace of the processes that a demo has started."""
     found = {}
     for entry in Path("/proc").iterdir():
@@ -43,13 +41,13 @@ def actors_of(parent: int) -> dict[int, tuple[int, int]]:
     return found
 
 
-def identity(ns_net: Path) -> tuple[int, int]:
+def identity(ns_net: Path) -> tuple[int, str]:
     """Inode and cookie of a network namespace: the kernel gives an inode that became free to the next one at once."""
-    with netns.entered(ns_net) as found, socket.socket() as probe:
-        return found.inode, int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), "little")
+    with netns.entered(ns_net) as found:
+        return found.inode, netns.cookie()
 
 
-def namespaces_in_use() -> set[tuple[int, int]]:
+def namespaces_in_use() -> set[tuple[int, str]]:
     found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -78,8 +76,8 @@ def started(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
             process.kill()
 
 
-def all_four_act(process: "subprocess.Popen[str]") -> dict[int, tuple[int, int]]:
-    found: dict[int, tuple[int, int]] = {}
+def all_four_act(process: "subprocess.Popen[str]") -> dict[int, tuple[int, str]]:
+    found: dict[int, tuple[int, str]] = {}
 
     def act() -> bool:
         found.clear()
@@ -91,7 +89,7 @@ def all_four_act(process: "subprocess.Popen[str]") -> dict[int, tuple[int, int]]
     return dict(found)
 
 
-def nothing_is_left(acted: dict[int, tuple[int, int]]) -> None:
+def nothing_is_left(acted: dict[int, tuple[int, str]]) -> None:
     lab.wait_until(
         lambda: not any(Path(f"/proc/{pid}").exists() for pid in acted),
         5,
@@ -145,7 +143,7 @@ def test_ctrl_c_in_a_terminal_ends_it_with_a_sentence_and_no_traceback():
     said = b""
     try:
         deadline = time.monotonic() + LONGEST_SECONDS
-        acted: dict[int, tuple[int, int]] = {}
+        acted: dict[int, tuple[int, str]] = {}
         while b"Held:" not in said:
             assert time.monotonic() < deadline, said
             ready, _, _ = select.select([terminal], [], [], 1)

@@ -10,6 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 import msgspec
 from msgspec import Meta
 
+from sockethealth_core.sysctls import Target
+
 T = TypeVar("T")
 
 
@@ -122,7 +124,7 @@ class Condition(Resource, frozen=True, kw_only=True):
 Conditions = Annotated[list[Condition], about("What is known of the object's state.", map_key="type", max_items=16)]
 
 
-ProfileTarget = Literal["Node", "Pods"]
+ProfileTarget = Target
 """Whose network namespaces a SysctlProfile is for."""
 
 

@@ -222,8 +222,8 @@ class Applier:
         record = session.records.get(PORT_RANGE)
         if wanted is None:
             return
-        held = record is not None and record.phase != "Restoring"
-        if record is not None and held and record.meant == wanted.value:
+        held = record if record is not None and record.phase != "Restoring" else None
+        if held is not None and held.meant == wanted.value:
             return
         reserved = session.wanted.get(RESERVED_PORTS)
         sentence = self._uncovered(session, wanted.value, reserved.value if reserved else None)
@@ -231,9 +231,9 @@ class Applier:
             return
         session.failed[PORT_RANGE] = sentence
         del session.wanted[PORT_RANGE]
-        if record is not None and held:
+        if held is not None:
             # What is in force is no worse than before, and stays until the profile is taken back or can be followed.
-            session.wanted[PORT_RANGE] = Wanted(record.meant, record.profile, record.revision)
+            session.wanted[PORT_RANGE] = Wanted(held.meant, held.profile, held.revision)
 
     def _uncovered(self, session: _Session, value: str, reserved: str | None) -> str | None:
         try:

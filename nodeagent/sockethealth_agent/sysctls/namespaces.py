@@ -1,6 +1,5 @@
 """The network namespaces of the node in which sysctls may be written, and how to enter each."""
 
-import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +14,6 @@ from sockethealth_agent.reading import new_reader
 from sockethealth_agent.sysctls.journal import NODE
 
 SYSCTL_ROOT: Final = Path("/proc/sys/net")
-_SO_NETNS_COOKIE: Final = 71
-"""Since Linux 5.14 (include/uapi/asm-generic/socket.h); unique since boot, where an inode is used again."""
 _NO_NODE: Final = "The node's own network namespace is not to be found among its processes, so nothing is written"
 
 
@@ -129,12 +126,7 @@ def _is(path: str, identity: NetnsId) -> bool:
 @contextmanager
 def _inside(path: str, expected: NetnsId) -> Iterator[str]:
     with netns.entered(path, expected) as found:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                cookie = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8).hex()
-            except OSError:
-                cookie = ""
-        yield f"{found.device}:{found.inode}:{cookie}"
+        yield f"{found.device}:{found.inode}:{netns.cookie()}"
 
 
 def _listening(reader: Reader) -> frozenset[int]:
