@@ -33,6 +33,13 @@ def policy(tmp_path):
     return write
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Only our own namespace is there, as to a user without root: others come and go, made by tests beside these."""
+    own = replace(netns(), id=namespaces.identity(), path=None)
+    monkeypatch.setattr(namespaces, "survey", lambda: namespaces.Survey((own,), hidden=0))
+
+
 def run(*arguments: str, stdin: str | None = None):
     return CliRunner().invoke(main, ["scan", "--interval", "0", *arguments], input=stdin)
 
