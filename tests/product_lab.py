@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from harness.cluster import ExistingCluster, OwnCluster
@@ -45,6 +46,20 @@ class Product:
         running = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         assert len(running) == 1, f"{len(running)} pods of {component}"
         return dict(running[0])
+
+    def pid_of(self, component: str, container: str, program: str) -> int | None:
+        """The process on this machine that runs a program in a container of such a pod; None while there is none."""
+        statuses = self.pod_of(component)["status"]["containerStatuses"]
+        identity = next(one for one in statuses if one["name"] == container)["containerID"].rpartition("//")[2]
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (process / "cmdline").read_bytes().split(b"\0")[:2]
+                ours = identity in (process / "cgroup").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if ours and any(word.endswith(program.encode()) for word in words):
+                return int(process.name)
+        return None
 
     def logs(self) -> str:
         """What agent and operator have logged, for failure messages."""

@@ -5,9 +5,10 @@ The note (`node.json`) is also the claim on the machine: only one cluster can ha
 
 import itertools
 import json
+import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -72,8 +73,14 @@ def _kubepods() -> list[Path]:
     return [path for path in (_CGROUPS / "kubepods", *_CGROUPS.glob("*/kubepods")) if path.is_dir()]
 
 
+def _folders(root: Path) -> Iterator[Path]:
+    """A folder and those below, the deepest first; Path.rglob would fail where one goes meanwhile, as cgroups do."""
+    return (Path(folder) for folder, _, _ in os.walk(root, topdown=False))
+
+
 def _pod_processes() -> set[int]:
-    return {int(pid) for root in _kubepods() for file in root.rglob("cgroup.procs") for pid in _lines_of(file)}
+    files = (folder / "cgroup.procs" for root in _kubepods() for folder in _folders(root))
+    return {int(pid) for file in files for pid in _lines_of(file)}
 
 
 def _lines_of(file: Path) -> list[str]:
@@ -229,9 +236,8 @@ def _end_pods() -> None:
 
     def removed() -> bool:
         for root in _kubepods():
-            for folder in sorted((p for p in root.rglob("*") if p.is_dir()), key=lambda p: -len(p.parts)):
+            for folder in _folders(root):
                 _remove_cgroup(folder)
-            _remove_cgroup(root)
         return not _kubepods()
 
     until(removed, "the removal of the pods' cgroups", seconds=20)

@@ -130,16 +130,7 @@ def complete(place, name):
 
 
 def writer_pid(place):
-    """The writer's process: the one of its container that runs the program."""
-    statuses = place.product.pod_of("agent")["status"]["containerStatuses"]
-    container = next(s for s in statuses if s["name"] == WRITER)["containerID"].rpartition("//")[2]
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if container in (process / "cgroup").read_text() and b"writer" in (process / "cmdline").read_bytes():
-                return int(process.name)
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    return None
+    return place.product.pid_of("agent", WRITER, "sockethealth-sysctl-writer")
 
 
 def test_audit_says_what_enforce_would_change_and_changes_nothing(place, profiles):
