@@ -8,7 +8,8 @@ known by discovery only, for which plain JSON is the natural form.
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -16,6 +17,7 @@ from urllib.parse import quote
 
 import aiohttp
 import kopf
+import msgspec
 from kubernetes.aio import client, config
 
 from sockethealth_core.names import OPERATOR_FIELD_MANAGER
@@ -23,12 +25,23 @@ from sockethealth_operator.objects import ObjectRef, ResourceType
 
 _log = logging.getLogger(__name__)
 
+_JSON: Final = "application/json"
 _APPLY: Final = "application/apply-patch+yaml"
 _MERGE: Final = "application/merge-patch+json"
 _METADATA: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 _METADATA_LIST: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _REQUEST_SECONDS: Final = 15.0
+_PAGE_SECONDS: Final = 60.0
+"""A page of 500 objects that the API server has yet to read from etcd and decode takes seconds."""
 _PAGE: Final = 500
+_WATCH_SECONDS: Final = 300
+_SILENCE_SECONDS: Final = 90.0
+"""A watch this long without a byte counts as dead: the API server sends a bookmark about once a minute, once it has
+seen a change of the kind. To ask anew where it has not is one request."""
+UNREADABLE: Final = "UNREADABLE"
+"""Type of a change of which not even the line could be read."""
+_BROKEN: Final = (aiohttp.ClientError, OSError, TimeoutError, config.ConfigException)
+"""What a request fails with that got no answer; the last is a service account's token that cannot be read."""
 
 
 class ApiError(Exception):
@@ -99,6 +112,8 @@ class Api:
         self.present.set()
         self.on_away: Callable[[], None] = lambda: None
         self.on_return: Callable[[], None] = lambda: None
+        self.on_answer: Callable[[str, int, float], None] = lambda _method, _status, _seconds: None
+        """Told of each request: its method, the HTTP status or 0 for no answer, and the seconds it took."""
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None) -> Self:
@@ -155,32 +170,89 @@ class Api:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
-        accept: str = "application/json",
+        content_type: str = _JSON,
+        accept: str = _JSON,
+        seconds: float = _REQUEST_SECONDS,
     ) -> dict[str, Any]:
-        """Send one request and decode the answer.
+        """Send one request and decode the answer, which is waited for so many seconds.
 
         Raises:
             ApiError: one of its kinds; anything but 2xx.
         """
+        began = time.monotonic()
         try:
-            arguments = await self._client.param_serialize(
-                method,
-                quote(path),
-                query_params=list((query or {}).items()),
-                header_params={"Content-Type": content_type, "Accept": accept},
-                body=body,
-                auth_settings=["BearerToken"],
-            )
-            response = await self._client.call_api(*arguments, _request_timeout=_REQUEST_SECONDS)
-            text = await response.read()  # type: ignore[no-untyped-call] # no annotations
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            response = await self._send(method, path, query, body, content_type, accept, seconds)
+            text = await response.read()
+        except _BROKEN as error:
+            self.on_answer(method, 0, time.monotonic() - began)
             self._is_away(error)
             raise UnreachableError(f"The API server does not answer: {error}", 0) from error
+        self.on_answer(method, response.status, time.monotonic() - began)
         self._is_back()
         if response.status >= 300:
             raise _error(response.status, text, response.headers)
-        return cast("dict[str, Any]", json.loads(text))
+        try:
+            return cast("dict[str, Any]", msgspec.json.decode(text))
+        except msgspec.DecodeError as error:
+            raise ApiError(f"The answer to {method} {path} is no JSON: {error}", response.status) from error
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Mapping[str, Any] | None,
+        content_type: str,
+        accept: str,
+        timeout: float | aiohttp.ClientTimeout,  # noqa: ASYNC109 (aiohttp's own, which ends the connection too)
+    ) -> aiohttp.ClientResponse:
+        arguments = await self._client.param_serialize(
+            method,
+            quote(path),
+            query_params=list((query or {}).items()),
+            header_params={"Content-Type": content_type, "Accept": accept},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        answer = await self._client.call_api(*arguments, _request_timeout=timeout)
+        return cast("aiohttp.ClientResponse", answer.response)
+
+    async def watch(self, resource: ResourceType, version: str) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+        """Changes of all objects of a kind since a version: ADDED, MODIFIED, DELETED or BOOKMARK, and the object.
+
+        A line that cannot be read is UNREADABLE, without an object. Ends when the server ends the watch, after some
+        five minutes.
+
+        Raises:
+            NotFoundError: the version is too old; list again.
+            UnreachableError: the connection broke, or has been silent for too long.
+            ApiError: one of its kinds.
+        """
+        query = {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(_WATCH_SECONDS),
+            "resourceVersion": version,
+        }
+        timeout = aiohttp.ClientTimeout(sock_connect=_REQUEST_SECONDS, sock_read=_SILENCE_SECONDS)
+        response = None
+        try:
+            response = await self._send("GET", resource.path(), query, None, _JSON, _JSON, timeout)
+            if response.status >= 300:
+                raise _error(response.status, await response.read(), response.headers)
+            rest = b""
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    yield _change(line)
+        except _BROKEN as error:
+            # Whether the server itself is away, the next request finds out.
+            raise UnreachableError(
+                f"The watch of {resource} broke off: {str(error) or type(error).__name__}", 0
+            ) from error
+        finally:
+            if response is not None:
+                response.close()
 
     async def get(self, resource: ResourceType, namespace: str, name: str) -> dict[str, Any]:
         """One object."""
@@ -192,21 +264,27 @@ class Api:
 
     async def list_metadata(self, resource: ResourceType) -> AsyncIterator[dict[str, Any]]:
         """Metadata of all objects of a kind, page by page, so that large clusters cost no memory."""
-        async for item in self._pages(resource, _METADATA_LIST):
-            yield item
+        async for page in self.pages(resource, _METADATA_LIST):
+            for item in page.get("items") or []:
+                yield item
 
     async def list_objects(self, resource: ResourceType) -> AsyncIterator[dict[str, Any]]:
         """All objects of a kind, page by page."""
-        async for item in self._pages(resource, "application/json"):
-            yield item
+        async for page in self.pages(resource):
+            for item in page.get("items") or []:
+                yield item
 
-    async def _pages(self, resource: ResourceType, accept: str) -> AsyncIterator[dict[str, Any]]:
+    async def pages(self, resource: ResourceType, accept: str = _JSON) -> AsyncGenerator[dict[str, Any], None]:
+        """All objects of a kind, in pages as the server has them.
+
+        Raises:
+            NotFoundError: it took so long that the pages have expired (410).
+        """
         following: str | None = ""
         while following is not None:
             query = {"limit": str(_PAGE)} | ({"continue": following} if following else {})
-            page = await self.request("GET", resource.path(), query=query, accept=accept)
-            for item in page.get("items") or []:
-                yield item
+            page = await self.request("GET", resource.path(), query=query, accept=accept, seconds=_PAGE_SECONDS)
+            yield page
             following = page["metadata"].get("continue") or None
 
     async def create(self, resource: ResourceType, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -316,14 +394,36 @@ def _in_cluster() -> bool:
     return Path(config.incluster_config.SERVICE_TOKEN_FILENAME).is_file()
 
 
+def _change(line: bytes) -> tuple[str, dict[str, Any]]:
+    try:
+        event = msgspec.json.decode(line, type=_Event)
+    except msgspec.DecodeError:
+        return UNREADABLE, {}
+    if event.type == "ERROR":
+        raise _refusal(int(event.object.get("code") or 0), event.object, "")
+    return event.type, event.object
+
+
+class _Event(msgspec.Struct, frozen=True):
+    type: str
+    object: dict[str, Any]
+
+
 def _error(status: int, text: bytes, headers: Mapping[str, str]) -> ApiError:
     try:
         answer = json.loads(text)
     except ValueError:
         answer = {}
     answer = answer if isinstance(answer, dict) else {}
-    message = str(answer.get("message") or text.decode(errors="replace")[:500] or f"HTTP status {status}")
-    wait = headers.get("Retry-After") or str((answer.get("details") or {}).get("retryAfterSeconds") or "")
+    said = {"message": text.decode(errors="replace")[:500] or f"HTTP status {status}"} | answer
+    return _refusal(status, said, headers.get("Retry-After") or "")
+
+
+def _refusal(status: int, answer: Mapping[str, Any], retry_after: str) -> ApiError:
+    wait = retry_after or str((answer.get("details") or {}).get("retryAfterSeconds") or "")
     return _ERRORS.get(status, ApiError)(
-        message, status, str(answer.get("reason") or ""), float(wait) if wait.isdecimal() else 0.0
+        str(answer.get("message") or f"HTTP status {status}"),
+        status,
+        str(answer.get("reason") or ""),
+        float(wait) if wait.isdecimal() else 0.0,
     )

@@ -1,11 +1,12 @@
 """The operator as a whole: its parts put together, started in order, stopped together."""
 
 import asyncio
+import gc
 import logging
 import platform
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import kopf
 
@@ -14,17 +15,22 @@ from sockethealth_operator.api import Api
 from sockethealth_operator.expiring import Once
 from sockethealth_operator.intake import Intake
 from sockethealth_operator.metrics import Metrics
-from sockethealth_operator.objects import Key
+from sockethealth_operator.objects import MANY, Key
 from sockethealth_operator.reconcile import Reconciler
 from sockethealth_operator.resync import Resync
+from sockethealth_operator.samples import Standing
 from sockethealth_operator.settings import Settings
 from sockethealth_operator.targets import Targets
+from sockethealth_operator.watching import Watching
 from sockethealth_operator.workloads import Workloads
 from sockethealth_operator.workqueue import WorkQueue
 from sockethealth_operator.world import World
 from sockethealth_operator.writer import Writer
 
 _log = logging.getLogger(__name__)
+
+_COLLECT_AFTER: Final = (50_000, 20, 20)
+"""Thresholds of gc.set_threshold: a page of a list is some 75,000 containers, which die by their reference counts."""
 
 
 async def run(settings: Settings) -> None:
@@ -40,21 +46,19 @@ async def run(settings: Settings) -> None:
 
 async def _run(settings: Settings, api: Api) -> None:
     clock = asyncio.get_running_loop().time
+    gc.set_threshold(*_COLLECT_AFTER)
     world, targets, metrics = World(), Targets(), Metrics()
     queue: WorkQueue[Key] = WorkQueue(clock)
     intake = Intake(world, targets, queue, metrics, time.time)
     writer = Writer(api, metrics, settings.instance, clock)
     workloads = Workloads(api, clock)
     reconciler = Reconciler(world, queue, targets, workloads, api, writer, metrics, time.time)
-    resync = Resync(api, intake, world, settings.workload_kinds, clock)
+    following = [Watching(api, resource, intake, clock) for resource in MANY]
+    resync = Resync(api, intake, world, settings.workload_kinds, following, clock)
     ready = asyncio.Event()
 
-    metrics.gauge("sockethealth_operator_queue_keys", "Keys that wait for a worker.", lambda: len(queue))
-    metrics.gauge("sockethealth_operator_tracked_objects", "SocketHealths known.", lambda: len(world.tracked))
-    metrics.gauge("sockethealth_operator_policies", "Policies known.", lambda: len(world.policies))
-    metrics.gauge(
-        "sockethealth_operator_api_server_up", "1 while the API server answers.", lambda: float(api.present.is_set())
-    )
+    metrics.registry.register(Standing(world, queue, api.present.is_set, lambda: True, time.time))
+    api.on_answer = metrics.answered
     api.on_away = lambda: world.away(time.time())
 
     def returned() -> None:
@@ -71,6 +75,8 @@ async def _run(settings: Settings, api: Api) -> None:
         _log.info(
             "Ready: %d SocketHealths and NodeSocketHealths, %d policies.", len(world.tracked), len(world.policies)
         )
+        # What is known stays, and has no cycles: to search it for some stops everything for tenths of a second.
+        gc.freeze()
         ready.set()
         await resync.settled()
         await resync.adopt()
@@ -88,6 +94,7 @@ async def _run(settings: Settings, api: Api) -> None:
         ]
         await resync.definitions()
         # All are started before kopf, which at its end waits for tasks younger than itself.
+        background += [group.create_task(watching.run()) for watching in following]
         background.append(group.create_task(begin()))
         background += [group.create_task(once_ready(reconciler.work)) for _ in range(settings.workers)]
         background.append(group.create_task(once_ready(queue.run_timer)))

@@ -1,7 +1,7 @@
 """What kopf watches, and how it is told to behave. Each handler is one call into :mod:`intake`.
 
 Only ``on.event`` handlers: they write nothing on the objects, where kopf's create and update handlers would leave
-annotations and finalizers, and its indices grow quadratically with the number of objects.
+annotations and finalizers. Kinds of which there are many are not kopf's: see :mod:`watching`.
 """
 
 import logging
@@ -14,7 +14,7 @@ import kopf
 from sockethealth_operator.api import Api
 from sockethealth_operator.expiring import Once
 from sockethealth_operator.intake import Intake
-from sockethealth_operator.objects import WATCHED, ResourceType
+from sockethealth_operator.objects import FEW, ResourceType
 
 _WATCH_SECONDS: Final = 300.0
 _REQUEST_SECONDS: Final = 60.0
@@ -23,9 +23,9 @@ _PAGE: Final = 500
 
 
 def registry(intake: Intake, api: Api) -> kopf.OperatorRegistry:
-    """One handler for each watched kind, and the credentials."""
+    """One handler for each kind that kopf watches, and the credentials."""
     handlers = kopf.OperatorRegistry()
-    for resource in WATCHED:
+    for resource in FEW:
         _watch(handlers, resource, intake)
 
     @kopf.on.login(registry=handlers)

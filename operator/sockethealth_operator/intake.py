@@ -25,7 +25,7 @@ class Intake:
         world: where it is remembered.
         targets: where names are remembered.
         queue: where keys go that must be looked at.
-        metrics: where unreadable objects are counted.
+        metrics: where unreadable objects, errors and interrupted watches are counted.
         now: epoch seconds.
     """
 
@@ -56,26 +56,33 @@ class Intake:
         }
 
     def event(self, resource: ResourceType, change: str | None, raw: _Object) -> None:
-        """Take in one event of a watch; ``change`` is ADDED, MODIFIED, DELETED, or None from a list."""
-        key = key_of(resource.kind, raw)
-        seen = self._seen.setdefault(resource.kind, {})
-        if change == "DELETED":
-            self.gone(resource, key, raw["metadata"]["uid"])
-            return
-        if change is None and seen.get(key) == raw["metadata"]["uid"]:
-            self.listed_again.set()
-        seen[key] = raw["metadata"]["uid"]
-        self._awaited.discard(key)
-        if not self._awaited:
-            self._arrived.set()
+        """Take in one event of a watch; ``change`` is ADDED, MODIFIED, DELETED, or None from a list.
+
+        An object that cannot be taken in is counted and skipped: it must not end the watch of all others.
+        """
         try:
-            concerned = self._take[resource.kind](raw)
+            self._event(resource, change, raw)
         except InvalidObjectError as error:
-            self._metrics.unreadable.labels(resource.kind).inc()
-            if self._once.first(str(error)):
-                _log.warning("%s. It is skipped until it changes.", error)
-            return
-        self.enqueue(concerned)
+            self.unreadable(resource, str(error))
+        except Exception:  # noqa: BLE001 (whatever is wrong with one object; it is logged and counted)
+            self._metrics.errors.labels(resource.kind).inc()
+            name = (raw.get("metadata") or {}).get("name")
+            if self._once.first(resource, name):
+                _log.exception("%s %s is skipped until it changes: this is a fault of the operator.", resource, name)
+
+    def unreadable(self, resource: ResourceType, text: str) -> None:
+        """Count an object that cannot be read, and say once why."""
+        self._metrics.unreadable.labels(resource.kind).inc()
+        if self._once.first(text):
+            _log.warning("%s. It is skipped until it changes.", text)
+
+    def relisted(self, resource: ResourceType) -> None:
+        """Count a list that was made anew because its watch could not be carried on."""
+        self._metrics.relists.labels(resource.kind).inc()
+
+    def watch_broke(self, resource: ResourceType) -> None:
+        """Count a watch that broke off."""
+        self._metrics.watch_restarts.labels(resource.kind).inc()
 
     def gone(self, resource: ResourceType, key: Key, uid: str) -> None:
         """An object was deleted; nothing happens if another of its name is known by now."""
@@ -110,6 +117,21 @@ class Intake:
         for key, holder in self._world.holders.items():
             holder.verified = False
             self._queue.add(key)
+
+    def _event(self, resource: ResourceType, change: str | None, raw: _Object) -> None:
+        key, uid = key_of(resource.kind, raw), raw["metadata"]["uid"]
+        if change == "DELETED":
+            self.gone(resource, key, uid)
+            return
+        seen = self._seen.setdefault(resource.kind, {})
+        if change is None and seen.get(key) == uid and not self.listed_again.is_set():
+            self.relisted(resource)
+            self.listed_again.set()
+        seen[key] = uid
+        self._awaited.discard(key)
+        if not self._awaited:
+            self._arrived.set()
+        self.enqueue(self._take[resource.kind](raw))
 
     def _forget(self, resource: ResourceType, key: Key) -> set[Key]:
         world = self._world

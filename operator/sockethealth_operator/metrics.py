@@ -1,62 +1,41 @@
-"""The operator's own metrics."""
+"""The operator's own metrics: what it has done and how long that took. What is known at a moment is in samples."""
 
-from collections.abc import Callable
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from sockethealth_core.resources import ProfileNodes
+from sockethealth_core import metrics as table
+from sockethealth_core.metrics import Series
+
+_SUCCESS = range(200, 300)
 
 
 class Metrics:
-    """Counters and gauges, in a registry of their own."""
+    """Counters and histograms, in a registry of their own."""
 
     def __init__(self) -> None:
+        # Else there is one more series beside each counter, which nobody queries.
+        disable_created_metrics()  # type: ignore[no-untyped-call] # no annotations
         self.registry = CollectorRegistry()
-        self.transitions = Counter(
-            "sockethealth_operator_transitions_total",
-            "Findings that were raised, escalated, eased or cleared.",
-            ["type", "change"],
-            registry=self.registry,
+        build = table.OPERATOR_BUILD
+        Gauge(build.name, build.help, build.labels, registry=self.registry).labels(version("sockethealth")).set(1)
+        self.transitions = self._counter(table.OPERATOR_TRANSITIONS)
+        self.errors = self._counter(table.OPERATOR_ERRORS)
+        self.unreadable = self._counter(table.OPERATOR_UNREADABLE)
+        self.writes = self._counter(table.OPERATOR_WRITES)
+        self.relists = self._counter(table.OPERATOR_RELISTS)
+        self.watch_restarts = self._counter(table.OPERATOR_WATCH_RESTARTS)
+        self._api_errors = self._counter(table.OPERATOR_API_ERRORS)
+        requests = table.OPERATOR_REQUESTS
+        self._requests = Histogram(
+            requests.name, requests.help, requests.labels, buckets=requests.buckets, registry=self.registry
         )
-        self.errors = Counter(
-            "sockethealth_operator_handler_errors_total",
-            "Objects whose handling failed and is tried again, by kind.",
-            ["kind"],
-            registry=self.registry,
-        )
-        self.unreadable = Counter(
-            "sockethealth_operator_unreadable_objects_total",
-            "Versions of objects that could not be read and were skipped, by kind.",
-            ["kind"],
-            registry=self.registry,
-        )
-        self.writes = Counter(
-            "sockethealth_operator_writes_total",
-            "Writes to the API server: status, spec, annotations, events.",
-            ["what"],
-            registry=self.registry,
-        )
-        self._profile_nodes = Gauge(
-            "sockethealth_operator_profile_nodes",
-            "Nodes that a SysctlProfile is for (selected), and of these by state of the roll-out.",
-            ["profile", "state"],
-            registry=self.registry,
-        )
-        self._profiles: set[str] = set()
 
-    def profile_nodes(self, profile: str, nodes: ProfileNodes) -> None:
-        """State how many nodes of a profile are in which state."""
-        self._profiles.add(profile)
-        for state in ProfileNodes.__struct_fields__:
-            self._profile_nodes.labels(profile, state).set(getattr(nodes, state))
+    def answered(self, method: str, status: int, seconds: float) -> None:
+        """Count a request to the API server; status is HTTP's, or 0 when there was no answer."""
+        self._requests.labels(method).observe(seconds)
+        if status not in _SUCCESS:
+            self._api_errors.labels(str(status)).inc()
 
-    def forget_profile(self, profile: str) -> None:
-        """State nothing more of a profile that is gone."""
-        if profile in self._profiles:
-            self._profiles.discard(profile)
-            for state in ProfileNodes.__struct_fields__:
-                self._profile_nodes.remove(profile, state)
-
-    def gauge(self, name: str, description: str, read: Callable[[], float]) -> None:
-        """Add a gauge that is read when it is scraped."""
-        Gauge(name, description, registry=self.registry).set_function(read)
+    def _counter(self, series: Series) -> Counter:
+        return Counter(series.name, series.help, series.labels, registry=self.registry)

@@ -82,7 +82,13 @@ OURS: Final[Mapping[str, ResourceType]] = {
     kind.name: ResourceType(GROUP, VERSION, kind.plural, kind.name, namespaced=kind.namespaced) for kind in KINDS
 }
 
-WATCHED: Final = (*OURS.values(), NAMESPACE, NODE, SERVICE, ENDPOINT_SLICE)
+MANY: Final = (OURS["SocketHealth"], OURS["NodeSocketHealth"])
+"""Kinds of which there is one object a pod or a node: followed by :mod:`watching`."""
+
+FEW: Final = (*(kind for kind in OURS.values() if kind not in MANY), NAMESPACE, NODE, SERVICE, ENDPOINT_SLICE)
+"""Kinds that kopf watches."""
+
+WATCHED: Final = (*MANY, *FEW)
 """Everything the operator watches."""
 
 WORKLOADS: Final = (

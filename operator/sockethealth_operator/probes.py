@@ -1,13 +1,12 @@
 """HTTP for kubelet and Prometheus: liveness, readiness and metrics, on the operator's own event loop."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-
-_Handler = Callable[[web.Request], Awaitable[web.Response]]
+from prometheus_client.aiohttp import make_aiohttp_handler
 
 
 async def serve(
@@ -33,12 +32,9 @@ async def serve(
             return web.Response(text="ok\n")
         return web.Response(status=503, text="The cluster is being read.\n")
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
     runners = [
         await _start(health_address, {"/healthz": healthz, "/readyz": readyz}),
-        await _start(metrics_address, {"/metrics": metrics}),
+        await _start(metrics_address, {"/metrics": make_aiohttp_handler(registry)}),
     ]
     try:
         await asyncio.Event().wait()
@@ -47,7 +43,7 @@ async def serve(
             await runner.cleanup()
 
 
-async def _start(address: tuple[str, int], routes: dict[str, _Handler]) -> web.AppRunner:
+async def _start(address: tuple[str, int], routes: dict[str, Handler]) -> web.AppRunner:
     application = web.Application()
     application.add_routes([web.get(path, handler) for path, handler in routes.items()])
     runner = web.AppRunner(application, access_log=None, handle_signals=False)

@@ -14,6 +14,7 @@ is, has a Normal Event too many; and a policy that does not annotate leaves no m
 within the first quarter of an hour can repeat its Event if the pod that had it first has none any more.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
@@ -71,7 +72,7 @@ class Reconciler:
         self._metrics = metrics
         self._now = now
         self._once = Once(now)
-        self._rollouts = Rollouts(world, queue, writer, metrics, now)
+        self._rollouts = Rollouts(world, queue, writer, now)
 
     async def work(self) -> None:
         """Work on keys for ever; while the API server is away, wait."""
@@ -81,6 +82,8 @@ class Reconciler:
                 self._queue.put_back(key)
                 await self._api.present.wait()
                 continue
+            # Judging awaits nothing where nothing has changed, and after a start that is every object.
+            await asyncio.sleep(0)
             try:
                 await self.reconcile(key)
             except ApiError as error:
@@ -124,8 +127,13 @@ class Reconciler:
         for change, finding in changes:
             if change == "Cleared" and self._actions(finding, key.namespace).event.enabled:
                 await self._writer.announce(self._cleared(tracked, finding, now), now)
-        if after != before and not await self._write(tracked, after, now):
-            return
+        if after != before:
+            if _says_little(before, after) and self._queue.pressed and not self._queue.deferred(key):
+                # There may be thousands of these after an installation: what is wrong is said before what is well.
+                self._queue.defer(key)
+                return
+            if not await self._write(tracked, after, now):
+                return
         fresh = [finding for change, finding in changes if change != "Cleared"]
         if not tracked.settled:
             # Killed between status and Event, the one before may not have created it.
@@ -256,10 +264,7 @@ class Reconciler:
             self._world.release(key)
 
     async def _bring_up_to_date(self, holder: Holder, resource: ResourceType, now: float) -> None:
-        raw = await self._api.get_metadata(resource, holder.ref.namespace, holder.ref.name)
-        if raw["metadata"]["uid"] != holder.ref.uid:
-            raise NotFoundError(f"{holder.ref} is another by now", 404)
-        present = raw["metadata"].get("annotations") or {}
+        present = await self._workloads.annotations(resource, holder.ref)
         first = not holder.loaded
         # From here on nothing is awaited before the plan is made: pods may change at every await.
         told, all_findings = self._world.reports(holder)
@@ -346,6 +351,10 @@ class Reconciler:
     def _cleared_entry(self, holder: Holder, entry: Entry, now: float) -> events.Announcement:
         note = reports.cleared_note(entry.type, entry.policy, entry.since, entry.message, now)
         return events.cleared(holder.ref, entry, note)
+
+
+def _says_little(before: Judgement, after: Judgement) -> bool:
+    return not (before.findings or before.evaluation or after.findings or after.evaluation)
 
 
 def _young(cause: Finding | Entry, now: float) -> bool:

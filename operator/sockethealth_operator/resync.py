@@ -1,7 +1,7 @@
 """Keeping what is known equal to the cluster: before work begins, after an outage, and every few minutes.
 
 kopf lists and watches, but does not say when its first list is complete, nor what was deleted while a watch was
-interrupted. Lists of metadata alone tell both.
+interrupted. Lists of metadata alone tell both. Kinds that :mod:`watching` follows need neither.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ from sockethealth_operator import annotations
 from sockethealth_operator.api import Api, ApiError, ForbiddenError, NotFoundError
 from sockethealth_operator.expiring import Once
 from sockethealth_operator.intake import Intake
-from sockethealth_operator.objects import OURS, POD, WATCHED, WORKLOADS, Key, ObjectRef, ResourceType, key_of, ref_of
+from sockethealth_operator.objects import FEW, OURS, POD, WORKLOADS, Key, ObjectRef, ResourceType, key_of, ref_of
+from sockethealth_operator.watching import Watching
 from sockethealth_operator.world import World
 
 _log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Resync:
         intake: what is known, and who is told of differences.
         world: what is tracked.
         extra_kinds: kinds that may carry annotations beside those of Kubernetes.
+        watching: who follows the kinds that kopf does not.
         clock: seconds that only go forward.
     """
 
@@ -41,12 +43,14 @@ class Resync:
         intake: Intake,
         world: World,
         extra_kinds: Sequence[ResourceType],
+        watching: Sequence[Watching],
         clock: Callable[[], float],
     ) -> None:
         self._api = api
         self._intake = intake
         self._world = world
         self._kinds = (*WORKLOADS, POD, *extra_kinds)
+        self._watching = watching
         self._once = Once(clock)
 
     async def definitions(self) -> None:
@@ -70,7 +74,7 @@ class Resync:
 
     async def first(self) -> None:
         """Wait until everything there is has been seen: findings judged without their policies would clear."""
-        for resource in WATCHED:
+        for resource in FEW:
             arrived = False
             while not arrived:
                 listed = await self._listed(resource)
@@ -80,6 +84,8 @@ class Resync:
                         arrived = True
                 except TimeoutError:
                     continue  # slow, or deleted before kopf saw it: the next list tells
+        for watching in self._watching:
+            await watching.synced.wait()
 
     async def settled(self) -> None:
         """Wait until every object that was there at the start has been judged."""
@@ -113,7 +119,7 @@ class Resync:
 
     async def sweep(self) -> None:
         """Forget what is not there any more, and look again at what people are told."""
-        for resource in WATCHED:
+        for resource in FEW:
             # What is known before the list is made, and is not in it, has been deleted: never the reverse.
             known = self._intake.seen(resource)
             listed = await self._listed(resource)

@@ -16,7 +16,6 @@ from sockethealth_core import rollout
 from sockethealth_core.resources import ProfileContent, SysctlProfile, SysctlProfileSpec, SysctlProfileStatus
 from sockethealth_core.sysctl_rules import advice
 from sockethealth_operator import profiles, turns
-from sockethealth_operator.metrics import Metrics
 from sockethealth_operator.objects import NODE_HEALTH, Key
 from sockethealth_operator.profiles import Sight
 from sockethealth_operator.records import ProfileRecord
@@ -39,17 +38,13 @@ class Rollouts:
         world: what is known.
         queue: where keys go that must be looked at.
         writer: writes what shall be there.
-        metrics: where nodes are counted.
         now: epoch seconds.
     """
 
-    def __init__(
-        self, world: World, queue: WorkQueue[Key], writer: Writer, metrics: Metrics, now: Callable[[], float]
-    ) -> None:
+    def __init__(self, world: World, queue: WorkQueue[Key], writer: Writer, now: Callable[[], float]) -> None:
         self._world = world
         self._queue = queue
         self._writer = writer
-        self._metrics = metrics
         self._now = now
 
     async def profile(self, key: Key) -> None:
@@ -60,7 +55,6 @@ class Rollouts:
         """
         record = self._world.profiles.get(key.name)
         if record is None:
-            self._metrics.forget_profile(key.name)
             return
         now = self._now()
         since = now - record.looked_at
@@ -89,7 +83,6 @@ class Rollouts:
             _log_step(record, profile.status, status)
             if _asks(record.profile) != _asks(profile):
                 return  # edited meanwhile: its next look is queued, and decides
-        self._metrics.profile_nodes(key.name, plan.nodes)
         record.assignments = plan.assignments
         for node in self._differing(key.name, seen, plan):
             self._queue.add(Key(NODE_HEALTH, "", node))

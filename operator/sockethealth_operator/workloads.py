@@ -18,6 +18,8 @@ _DEPTH: Final = 10
 _KEEP_SECONDS: Final = 300.0
 _REDISCOVER_SECONDS: Final = 30.0
 _SIZE: Final = 4096
+_FRESH_SECONDS: Final = 2.0
+_FRESH_SIZE: Final = 32
 
 _Owner = Mapping[str, Any]
 
@@ -33,6 +35,7 @@ class Workloads:
     def __init__(self, api: Api, clock: Callable[[], float]) -> None:
         self._api = api
         self._owners: Expiring[str, tuple[ObjectRef, _Owner | None]] = Expiring(clock, _KEEP_SECONDS, _SIZE)
+        self._fresh: Expiring[str, Mapping[str, str]] = Expiring(clock, _FRESH_SECONDS, _FRESH_SIZE)
         self._types: Expiring[tuple[str, str], ResourceType] = Expiring(clock, 2 * _KEEP_SECONDS, _SIZE)
         self._asked: Expiring[str, bool] = Expiring(clock, _REDISCOVER_SECONDS, _SIZE)
         self._refused: Expiring[tuple[str, str, str], bool] = Expiring(clock, 2 * _KEEP_SECONDS, _SIZE)
@@ -68,6 +71,22 @@ class Workloads:
                 highest = ref
         return highest
 
+    async def annotations(self, resource: ResourceType, ref: ObjectRef) -> Mapping[str, str]:
+        """An object's annotations; once within two seconds of finding it, as they were then.
+
+        Raises:
+            NotFoundError: it is gone, or another of its name is there.
+            ApiError: when it cannot be read.
+        """
+        fresh = self._fresh.get(ref.uid)
+        self._fresh.drop(ref.uid)
+        if fresh is not None:
+            return fresh
+        metadata = (await self._api.get_metadata(resource, ref.namespace, ref.name))["metadata"]
+        if metadata["uid"] != ref.uid:
+            raise NotFoundError(f"{ref} is another by now", 404)
+        return metadata.get("annotations") or {}
+
     async def resource(self, api_version: str, kind: str) -> ResourceType | None:
         """How a kind is served, or None when it is not."""
         for known in (POD, *WORKLOADS):
@@ -97,6 +116,7 @@ class Workloads:
             return None
         if raw["metadata"]["uid"] != owner["uid"]:
             return None
+        self._fresh.put(owner["uid"], raw["metadata"].get("annotations") or {})
         return ref_of(resource, raw), _controller(raw)
 
     def _missing_permission(self, resource: ResourceType, verb: str, error: ForbiddenError) -> None:

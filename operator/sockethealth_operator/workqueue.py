@@ -2,11 +2,14 @@
 
 Work is level-based: a key says "look at this again", never what to do, so any number of changes of an object
 while it waits are one piece of work. That bounds the queue by the number of objects.
+
+There are two levels: what can wait is taken when nothing else is ready, and every so often although something is.
 """
 
 import asyncio
 import heapq
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
@@ -14,6 +17,10 @@ K = TypeVar("K")
 
 _FIRST_RETRY_SECONDS: Final = 0.5
 _LAST_RETRY_SECONDS: Final = 60.0
+_LATER_EVERY: Final = 8
+"""Of so many keys taken while both levels have some, one is of those that can wait."""
+_STALE: Final = 64
+"""Due times that have been brought forward, and are kept beside the one that counts, at most for so many keys."""
 
 
 class WorkQueue(Generic[K]):
@@ -25,8 +32,11 @@ class WorkQueue(Generic[K]):
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._ready: dict[K, None] = {}
-        self._working: set[K] = set()
+        # The first of a plain dict is found by walking over all that were taken before it.
+        self._ready: OrderedDict[K, float] = OrderedDict()
+        self._later: OrderedDict[K, float] = OrderedDict()
+        self._in_a_row = 0
+        self._working: dict[K, bool] = {}
         self._again: set[K] = set()
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
@@ -36,15 +46,33 @@ class WorkQueue(Generic[K]):
         self._wake_timer = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._ready)
+        return len(self._ready) + sum(key not in self._ready for key in self._later)
+
+    @property
+    def pressed(self) -> bool:
+        """Whether something is ready that is not to wait."""
+        return bool(self._ready)
+
+    def longest_wait_seconds(self) -> float:
+        """How long the key that waits longest has been ready; 0 when there is none."""
+        first = [next(iter(level.values())) for level in (self._ready, self._later) if level]
+        return self._clock() - min(first) if first else 0.0
 
     def add(self, key: K) -> None:
         """Make a key ready; if it is being worked on, it is worked on once more afterwards."""
         if key in self._working:
             self._again.add(key)
         else:
-            self._ready[key] = None
+            self._ready.setdefault(key, self._clock())
             self._wake_worker.set()
+
+    def defer(self, key: K) -> None:
+        """Have a key that is being worked on come back when there is nothing better to do."""
+        self._later.setdefault(key, self._clock())
+
+    def deferred(self, key: K) -> bool:
+        """Whether a key that is being worked on was taken from those that can wait."""
+        return self._working[key]
 
     def add_after(self, key: K, seconds: float) -> None:
         """Make a key ready in a while, or earlier if it is already due earlier."""
@@ -52,17 +80,21 @@ class WorkQueue(Generic[K]):
         if self._due.get(key, float("inf")) <= when:
             return
         self._due[key] = when
+        if len(self._heap) > 2 * len(self._due) + _STALE:
+            self._heap = [entry for entry in self._heap if self._due.get(entry[2]) == entry[0]]
+            heapq.heapify(self._heap)
         heapq.heappush(self._heap, (when, next(self._order), key))
         self._wake_timer.set()
 
     async def get(self) -> K:
         """The next ready key, once there is one; :meth:`done` or :meth:`failed` must follow."""
-        while not self._ready:
+        while (found := self._next()) is None:
             self._wake_worker.clear()
             await self._wake_worker.wait()
-        key = next(iter(self._ready))
-        del self._ready[key]
-        self._working.add(key)
+        key, later = found
+        self._ready.pop(key, None)
+        self._later.pop(key, None)
+        self._working[key] = later
         return key
 
     def done(self, key: K) -> None:
@@ -89,9 +121,11 @@ class WorkQueue(Generic[K]):
 
     def put_back(self, key: K) -> None:
         """Return a key untouched, without counting a failure."""
-        self._working.discard(key)
-        self._again.discard(key)
-        self.add(key)
+        if self._working[key]:
+            self.defer(key)
+        else:
+            self._again.add(key)
+        self._leave(key)
 
     async def run_timer(self) -> None:
         """Make keys ready when they are due, for ever."""
@@ -120,7 +154,20 @@ class WorkQueue(Generic[K]):
         return None
 
     def _leave(self, key: K) -> None:
-        self._working.discard(key)
+        del self._working[key]
         if key in self._again:
             self._again.discard(key)
             self.add(key)
+        if key in self._later:
+            self._wake_worker.set()
+
+    def _next(self) -> tuple[K, bool] | None:
+        # What is worked on may have been deferred, and waits for the end of its work.
+        waiting = next((key for key in self._later if key not in self._working), None)
+        if waiting is not None and (not self._ready or self._in_a_row >= _LATER_EVERY - 1):
+            self._in_a_row = 0
+            return waiting, True
+        if not self._ready:
+            return None
+        self._in_a_row = self._in_a_row + 1 if waiting is not None else 0
+        return next(iter(self._ready)), False

@@ -66,7 +66,9 @@ class World:
         """Profiles that are there and were never readable: what nodes have of them stays."""
         self.hosts: dict[str, Host] = {}
         self._on_node: dict[str, set[Key]] = {}
+        self._in_namespace: dict[str, set[Key]] = {}
         self._told: dict[str, dict[Key, tuple[Finding, ...]]] = {}
+        self._in_force: tuple[Policy, ...] = ()
         self._actions: dict[Key, PolicyActions] = {}
         self._failing: dict[Key, dict[Key, str]] = {}
         self._namespaces: dict[str, Mapping[str, str]] = {}
@@ -146,6 +148,7 @@ class World:
         if gone is None:
             return set()
         concerned = self.note_errors(key, ()) | self._unplace(key, gone.node)
+        _discard(self._in_namespace, key.namespace, key)
         if gone.subject.kind == "node":
             self.hosts.pop(gone.node, None)
             concerned |= self.profile_keys()
@@ -178,6 +181,7 @@ class World:
             profile=policy.actions.sysctl_profile if policy else None,
             conditions=_conditions(raw),
         )
+        self._put_in_force()
         if policy is not None:
             self._actions[key] = policy.actions
         if known and known.ref == _ref(raw) and known.generation == metadata.get("generation"):
@@ -193,6 +197,7 @@ class World:
         gone = self.policies.pop(key, None)
         if gone is None:
             return set()
+        self._put_in_force()
         self._failing.pop(key, None)
         return self._selectable(key) | self._known_profiles({gone.profile})
 
@@ -291,7 +296,7 @@ class World:
         if self._namespaces.get(name) == labels:
             return set()
         self._namespaces[name] = labels
-        pods = {key for key, tracked in self.tracked.items() if key.namespace == name and tracked.subject.kind == "pod"}
+        pods = set(self._in_namespace.get(name, ()))
         nodes = {self.tracked[key].node for key in pods}
         return pods.union(*(self._host_of_pods(node) for node in nodes)) | (self._on_finding() if pods else set())
 
@@ -402,7 +407,7 @@ class World:
 
     def wanted_watchpoints(self) -> list[Watchpoint]:
         """What agents shall watch for all valid policies."""
-        return published_watchpoints([record.policy for _, record in sorted(self.policies.items()) if record.policy])
+        return published_watchpoints(list(self._in_force))
 
     # Holders of annotations
 
@@ -446,6 +451,7 @@ class World:
             concerned = self.forget_tracked(key)
             self.tracked[key] = new
             self._on_node.setdefault(new.node, set()).add(key)
+            self._in_namespace.setdefault(key.namespace, set()).add(key)
             concerned |= self._note_findings(key, new)
             return {key} | concerned | (self._host_of_pods(new.node) if new.subject.kind == "pod" else set())
         concerned = {key}
@@ -480,10 +486,7 @@ class World:
         return self._known_profiles(changed)
 
     def _unplace(self, key: Key, node: str) -> set[Key]:
-        placed = self._on_node.get(node, set())
-        placed.discard(key)
-        if not placed:
-            self._on_node.pop(node, None)
+        _discard(self._on_node, node, key)
         return self._tell(key, node, ())
 
     def _note_findings(self, key: Key, tracked: Tracked) -> set[Key]:
@@ -540,23 +543,28 @@ class World:
         )
         return [
             rule
-            for policy in self._valid_policies()
+            for policy in self._in_force
             if (_selects_node(policy, node_labels) if scope == "node" else policy.selects(scene))
             for rule in policy.rules
             if rule.detector.scope == scope
         ]
 
-    def _valid_policies(self) -> Iterable[Policy]:
+    def _put_in_force(self) -> None:
         # In a stable order, so that the order of findings is no change.
-        return (record.policy for _, record in sorted(self.policies.items()) if record.policy)
+        self._in_force = tuple(record.policy for _, record in sorted(self.policies.items()) if record.policy)
 
     def _selectable(self, policy: Key) -> set[Key]:
-        # Nodes are always concerned: their agents watch for every policy.
-        return {
-            key
-            for key, tracked in self.tracked.items()
-            if not policy.namespace or key.namespace == policy.namespace or tracked.subject.kind == "node"
-        }
+        if not policy.namespace:
+            return set(self.tracked)
+        # Nodes, which are in no namespace, are always concerned: their agents watch for every policy.
+        return self._in_namespace.get(policy.namespace, set()) | self._in_namespace.get("", set())
+
+
+def _discard(index: dict[str, set[Key]], name: str, key: Key) -> None:
+    keys = index.get(name, set())
+    keys.discard(key)
+    if not keys:
+        index.pop(name, None)
 
 
 def _asks(profile: SysctlProfile) -> tuple[object, ...]:

@@ -59,6 +59,20 @@ def test_an_unreadable_object_is_counted_and_said_once(parts, caplog):
     assert REGISTRY.get_sample_value("sockethealth_operator_unreadable_objects_total") is None
 
 
+def test_an_object_on_which_the_operator_fails_does_not_end_the_watch(parts, caplog, monkeypatch):
+    def fail(raw, now):
+        raise ZeroDivisionError(raw["metadata"]["name"])
+
+    monkeypatch.setattr(parts.world, "observe_socket_health", fail)
+    for _ in range(3):
+        parts.intake.event(OURS["SocketHealth"], "MODIFIED", raw())
+    errors = parts.metrics.registry.get_sample_value(
+        "sockethealth_operator_handler_errors_total", {"kind": "SocketHealth"}
+    )
+    assert errors == 3
+    assert len([record for record in caplog.records if "web-1 is skipped" in record.getMessage()]) == 1
+
+
 def test_a_late_deletion_of_a_predecessor_changes_nothing(parts):
     parts.intake.event(OURS["SocketHealth"], "ADDED", raw(uid="new"))
     parts.intake.event(OURS["SocketHealth"], "DELETED", raw(uid="old"))

@@ -100,6 +100,96 @@ def test_a_key_that_is_put_back_keeps_its_count():
     assert queue.failed("a") == 1
 
 
+def test_what_can_wait_is_taken_when_nothing_else_is_ready():
+    queue = WorkQueue(Clock())
+    queue.add("well")
+    queue.add("ill")
+    assert (take(queue), queue.deferred("well"), queue.pressed) == ("well", False, True)
+    queue.defer("well")
+    assert len(queue) == 2
+    queue.done("well")
+    assert (take(queue), queue.pressed, len(queue)) == ("ill", False, 1)
+    assert (take(queue), queue.deferred("well"), len(queue)) == ("well", True, 0)
+
+
+def test_what_is_worked_on_while_it_is_deferred_is_not_taken_by_another_worker():
+    async def scenario():
+        queue = WorkQueue(Clock())
+        queue.add("a")
+        await queue.get()
+        queue.defer("a")
+        waiting = asyncio.create_task(queue.get())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        queue.done("a")
+        return await asyncio.wait_for(waiting, 1)
+
+    assert asyncio.run(scenario()) == "a"
+
+
+def test_a_change_brings_forward_what_was_deferred_and_it_is_there_once():
+    queue = WorkQueue(Clock())
+    for key in "abc":
+        queue.add(key)
+    for key in "ab":
+        assert take(queue) == key
+        queue.defer(key)
+        queue.done(key)
+    queue.add("b")
+    assert len(queue) == 3
+    assert [take(queue), take(queue), take(queue), len(queue)] == ["c", "b", "a", 0]
+
+
+def test_what_can_wait_has_its_turn_although_something_else_is_always_ready():
+    queue = WorkQueue(Clock())
+    queue.add("well")
+    queue.add("first")
+    take(queue)
+    queue.defer("well")
+    queue.done("well")
+    taken = 0
+    while (key := take(queue)) != "well":
+        queue.add(taken)
+        queue.done(key)
+        taken += 1
+        assert taken < 20, "it starves"
+
+
+def test_what_was_deferred_is_put_back_to_where_it_was():
+    queue = WorkQueue(Clock())
+    queue.add("a")
+    take(queue)
+    queue.defer("a")
+    queue.done("a")
+    assert take(queue) == "a"
+    queue.put_back("a")
+    queue.add("b")
+    assert [take(queue), take(queue)] == ["b", "a"]
+
+
+def test_times_that_are_brought_forward_again_and_again_take_no_room():
+    queue = WorkQueue(Clock())
+    for seconds in range(10_000, 0, -1):
+        queue.add_after("a", seconds)
+    assert len(queue._heap) < 100
+    assert queue.release_due() == 1
+
+
+def test_a_key_that_fails_lets_others_pass():
+    clock = Clock()
+    queue = WorkQueue(clock)
+    queue.add("broken")
+    queue.add("fine")
+    take(queue)
+    queue.failed("broken")
+    assert (take(queue), len(queue)) == ("fine", 0)
+    queue.release_due()
+    assert len(queue) == 0, "it is back before its pause is over"
+    clock.now = 0.5
+    queue.release_due()
+    assert take(queue) == "broken"
+
+
 def test_a_memory_expires_and_is_bounded():
     clock = Clock()
     memory = Expiring(clock, 10, 2)
