@@ -1,27 +1,26 @@
 """When a change of facts is worth a write. Pure: facts in, a reason or None out.
 
 An object per pod is affordable only if it is rarely written. So each number has a band around what was written
-last, and only leaving it causes a write; but a value that crosses a threshold some policy has in force (a
-watchpoint) is always written, however small the step. A small difference that stays is written once, so that quiet
-pods show exact numbers (see :class:`Settling`).
+last, and only leaving it causes a write. The band is as wide as the caller can afford: one step of a quarter where
+little is written, more where many numbers go up and down. No band hides that a value has crossed one that a policy
+watches: see :mod:`sockethealth_core.crossings`. A small difference that stays is written once, as far as the caller can
+afford it, so that quiet pods show exact numbers (see :class:`History`).
 
 What grows by itself (times, the age of the oldest CLOSE_WAIT) is never a change.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-from sockethealth_core.detectors import DETECTORS
-from sockethealth_core.detectors.base import AnyFacts, MeasureError
-from sockethealth_core.resources import Facts, Rates, Watchpoint
+from sockethealth_core.crossings import Crossing, Damping
+from sockethealth_core.resources import Facts, Rates
 
 RELATIVE_BAND: Final = 0.25
 PORTS_BAND_PERCENT: Final = 5.0
 SETTLED_SWEEPS: Final = 3
-SETTLING_BURST: Final = 3.0
-SETTLING_REFILL_SECONDS: Final = 600.0
+SETTLED: Final = "settled"
+CROSSED: Final = "crossed"
 
 _STATE_FLOORS: Final = {
     "established": 20,
@@ -52,63 +51,23 @@ _RATE_FLOORS: Final = {
 }
 
 
-def material(written: Facts | None, current: Facts, watchpoints: Iterable[Watchpoint]) -> str | None:
-    """Why the current facts must be written over those written last, in a few words, or None.
+def left_band(written: float, current: float, floor: float, steps: int = 1) -> bool:
+    """Whether a number, none of which is negative, differs by more than so many steps and as many floors.
 
-    Args:
-        written: what the object holds, or None when there is no object or it has no facts.
-        current: what was measured last.
-        watchpoints: values of detectors in force, from the node's NodeSocketHealth.
+    A step is a quarter more, or a quarter less.
     """
-    if written is None:
-        return "first"
-    crossed = crossing(written, current, watchpoints)
-    if crossed:
-        return f"crossed {crossed}"
-    return next(_left_bands(written, current), None)
+    factor = 1 + RELATIVE_BAND if current > written else 1 - RELATIVE_BAND
+    return abs(current - written) > max(steps * floor, abs(factor**steps - 1) * written)
 
 
-def crossing(written: AnyFacts, current: AnyFacts, watchpoints: Iterable[Watchpoint]) -> str | None:
-    """The first detector of which a watched value lies between the two: at or above in one, below in the other.
-
-    A detector this version does not know, and one that the facts do not speak of, have no crossing.
-    """
-    for watchpoint in watchpoints:
-        detector = DETECTORS.get(watchpoint.detector)
-        if detector is None or not _usable(detector.name, tuple(sorted(watchpoint.parameters.items()))):
-            continue
-        try:
-            before = detector.measure(written, watchpoint.parameters)
-            after = detector.measure(current, watchpoint.parameters)
-        except MeasureError:
-            continue  # the operator says so in the policy's conditions
-        if before is None or after is None:
-            continue
-        for value in watchpoint.values:
-            if (before.value >= value) != (after.value >= value):
-                return f"{detector.name} {value:g}"
-    return None
-
-
-@lru_cache(maxsize=256)
-def _usable(detector: str, parameters: tuple[tuple[str, str], ...]) -> bool:
-    # They were checked when the policy was accepted; those of a newer version mean nothing here.
-    return not DETECTORS[detector].check_parameters(dict(parameters))
-
-
-def left_band(written: float, current: float, floor: float) -> bool:
-    """Whether a number differs by more than a quarter of what was written, and by more than the floor."""
-    return abs(current - written) > max(floor, RELATIVE_BAND * abs(written))
-
-
-def _left_bands(written: Facts, current: Facts) -> Iterator[str]:
+def _left_bands(written: Facts, current: Facts, steps: int) -> Iterator[str]:
     for name, before, after, floor in _numbers(written, current):
-        if left_band(before, after, floor):
+        if left_band(before, after, floor, steps):
             yield name
     was, now = written.ephemeral_ports, current.ephemeral_ports
     if (was.low, was.high, was.reserved) != (now.low, now.high, now.reserved):
         yield "port range"
-    if abs(_worst(now, "used_percent") - _worst(was, "used_percent")) > PORTS_BAND_PERCENT:
+    if abs(_worst(now, "used_percent") - _worst(was, "used_percent")) > steps * PORTS_BAND_PERCENT:
         yield "ports"
     if _exhausting(written) != _exhausting(current):
         yield "secondsToExhaustion"
@@ -165,54 +124,56 @@ def _holder(facts: Facts) -> tuple[str, str] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Settling:
-    """What is kept of an object between sweeps, to write a small difference once it has stayed.
+class History:
+    """What is remembered of an object between sweeps.
 
     Attributes:
         seen: the exact numbers of the last sweep.
         sweeps: for how many sweeps they have been the same.
-        tokens: settling writes left.
-        refilled_at: up to when tokens were refilled, in the caller's seconds.
+        damping: of watched values that go up and down.
     """
 
     seen: tuple[Any, ...] = ()
     sweeps: int = 0
-    tokens: float = SETTLING_BURST
-    refilled_at: float = 0.0
+    damping: Damping = field(default_factory=Damping)
 
-    def observe(self, current: Facts, now: float) -> "Settling":
-        """After one more sweep at time now."""
+    def observe(self, current: Facts, crossed: Sequence[Crossing], now: float) -> "History":
+        """After one more sweep at time now, in the caller's seconds, in which these values were crossed."""
         seen = exact(current)
-        tokens = self.tokens
-        if self.refilled_at:
-            tokens += max(0.0, now - self.refilled_at) / SETTLING_REFILL_SECONDS
-        return Settling(
-            seen=seen,
-            sweeps=self.sweeps + 1 if seen == self.seen else 1,
-            tokens=min(SETTLING_BURST, tokens),
-            refilled_at=now,
-        )
+        return History(seen, self.sweeps + 1 if seen == self.seen else 1, self.damping.observe(crossed, now))
 
-    def settled(self, written: Facts) -> bool:
-        """Whether the numbers differ from those written, have stayed long enough, and may be written."""
-        return self.sweeps >= SETTLED_SWEEPS and self.tokens >= 1 and self.seen != exact(written)
-
-    def spent(self) -> "Settling":
-        """After a settling write."""
-        return replace(self, tokens=self.tokens - 1)
+    def wrote(self, crossed: Sequence[Crossing], now: float) -> "History":
+        """After a write that ended these crossings."""
+        return History(self.seen, self.sweeps, self.damping.wrote(crossed, now))
 
 
 def reason_to_write(
-    written: Facts | None, current: Facts, watchpoints: Sequence[Watchpoint], settling: Settling
+    written: Facts | None, current: Facts, crossed: Sequence[Crossing], history: History, steps: int = 1
 ) -> str | None:
-    """:func:`material`, or ``settled`` where a small difference has stayed (see :class:`Settling`)."""
-    reason = material(written, current, watchpoints)
-    if reason is None and written is not None and settling.settled(written):
+    """Why facts are to be written, in a few words, or None.
+
+    That is ``first``, ``crossed`` and what, a number that has left its band, or ``settled`` where a small difference
+    has stayed.
+
+    Args:
+        written: what the object holds, or None when there is no object or it has no facts.
+        current: what was measured last.
+        crossed: watched values between the two.
+        history: what was before.
+        steps: how wide bands are; 0 where only crossings count.
+    """
+    if written is None:
+        return "first"
+    due = history.damping.due(crossed)
+    if due is not None:
+        return f"{CROSSED} {due.watched}"
+    if any(crossing.watched.urgent for crossing in crossed):
+        # A rise that is being damped: writing other numbers would write it too, and its fall right after.
+        return None
+    reason = next(_left_bands(written, current, steps), None) if steps else None
+    if reason is None and not crossed and history.sweeps >= SETTLED_SWEEPS and history.seen != exact(written):
         return SETTLED
     return reason
-
-
-SETTLED: Final = "settled"
 
 
 def exact(facts: Facts) -> tuple[Any, ...]:

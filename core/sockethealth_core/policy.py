@@ -31,6 +31,8 @@ POLICY_KINDS: Final[Mapping[str, type[AnyPolicy]]] = {
 
 
 _DETECTOR_NAMES: Final = get_args(DetectorName)
+_SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
+_Place = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class PolicyError(Exception):
@@ -157,16 +159,27 @@ def compile_policy(policy: AnyPolicy) -> Policy:
 
 
 def watchpoints(policies: list[Policy]) -> list[Watchpoint]:
-    """The values in force that an agent must report the crossing of, in a stable order."""
-    values: dict[tuple[str, tuple[tuple[str, str], ...]], set[float]] = {}
+    """The values in force that an agent must report the crossing of, in a stable order, those of Info rules last.
+
+    A value of several rules counts as the worst of them has it.
+    """
+    worst: dict[_Place, dict[float, Severity]] = {}
     for policy in policies:
         for rule in policy.rules:
-            place = (rule.detector.name, tuple(sorted(rule.parameters.items())))
-            values.setdefault(place, set()).update((rule.threshold, rule.clear_threshold))
-    return [
-        Watchpoint(detector=detector, parameters=dict(parameters), values=sorted(thresholds))
-        for (detector, parameters), thresholds in sorted(values.items())
+            known = worst.setdefault((rule.detector.name, tuple(sorted(rule.parameters.items()))), {})
+            for value in (rule.threshold, rule.clear_threshold):
+                known[value] = max(known.get(value, rule.severity), rule.severity, key=_SEVERITIES.index)
+    found = [
+        Watchpoint(
+            detector=detector,
+            parameters=dict(parameters),
+            severity=severity,
+            values=sorted(value for value, its in values.items() if its == severity),
+        )
+        for (detector, parameters), values in sorted(worst.items())
+        for severity in sorted(set(values.values()), key=_SEVERITIES.index, reverse=True)
     ]
+    return sorted(found, key=lambda watchpoint: watchpoint.severity == "Info")
 
 
 def _compile_rule(policy: AnyPolicy, rule: PolicyRule, faults: list[str]) -> CompiledRule | None:

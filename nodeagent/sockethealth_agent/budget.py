@@ -21,11 +21,15 @@ class WriteBudget:
 
     def take(self, now: float) -> float:
         """Take a token and return 0, or return the seconds until there is one."""
+        if self.left(now) >= 1:
+            self.tokens -= 1
+            return 0.0
+        return (1 - self.tokens) / self.per_second
+
+    def left(self, now: float) -> float:
+        """How many tokens there are."""
         if self.tokens < 0:
             self.tokens, self.at = self.burst, now
         self.tokens = min(self.burst, self.tokens + max(0.0, now - self.at) * self.per_second)
         self.at = now
-        if self.tokens >= 1:
-            self.tokens -= 1
-            return 0.0
-        return (1 - self.tokens) / self.per_second
+        return self.tokens

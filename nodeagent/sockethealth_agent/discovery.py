@@ -178,11 +178,6 @@ def _below(above: PodRef, name: str) -> PodRef:
     return above if container is None else PodRef(above.uid, container["id"])
 
 
-def cgroup_ids(pod_uid: str, cgroup_root: Path) -> frozenset[int]:
-    """The cgroup v2 ids of one pod; see pods_of_cgroup_ids, which serves all pods with one walk."""
-    return frozenset(inode for inode, uid in pods_of_cgroup_ids(cgroup_root).items() if uid == pod_uid)
-
-
 def cgroup2_root(sys_fs_cgroup: Path = Path("/sys/fs/cgroup")) -> Path | None:
     """Where cgroup v2 is mounted: the root itself, or `unified` beside v1 (hybrid); None without any."""
     for candidate in (sys_fs_cgroup, sys_fs_cgroup / "unified"):

@@ -107,10 +107,6 @@ class TimeWaitAges:
         """Sockets closed within the last seconds (at most 60), taking a bin's as evenly spread."""
         return _up_to(self.bins, seconds * 1000)
 
-    def expiring_within(self, seconds: float) -> float:
-        """Sockets that will be gone in so many seconds, taking a bin's as evenly spread."""
-        return sum(self.bins) - _up_to(self.bins, TIME_WAIT_MS - seconds * 1000)
-
     def closes_per_second(self, window_seconds: float = TIME_WAIT_MS / 1000) -> float:
         """Rate over the recent past. TIME_WAIT sockets that were reused or destroyed early are missing from it."""
         return self.closed_within(window_seconds) / window_seconds
@@ -772,13 +768,26 @@ class Reader:
         )
         close_wait, third = CloseWaitFacts(), Ended(inconsistent=False)
         if found.states[TcpState.CLOSE_WAIT]:
-            close_wait, third = self._consistent(
-                lambda: self._dump(
-                    sock, inet_diag.MASK_CLOSE_WAIT, CloseWaitFold(ports, self.limits), extensions=inet_diag.EXT_INFO
-                )
-            )
+            close_wait, third = self.close_wait(sock, ports)
         inconsistent = first.inconsistent or second.inconsistent or third.inconsistent
         return NetnsSockets(listeners, found, close_wait, inconsistent)
+
+    def close_wait(self, sock: socket.socket, inbound_ports: Iterable[int]) -> tuple[CloseWaitFacts, Ended]:
+        """The CLOSE_WAIT sockets of a namespace; where there are few, a sixth of the time of a dump of all sockets.
+
+        Args:
+            sock: from netns.open_diag_socket; the caller closes it.
+            inbound_ports: ports that listen, or did of late.
+
+        Raises:
+            DumpFailed: no whole answer.
+        """
+        ports = frozenset(inbound_ports)
+        return self._consistent(
+            lambda: self._dump(
+                sock, inet_diag.MASK_CLOSE_WAIT, CloseWaitFold(ports, self.limits), extensions=inet_diag.EXT_INFO
+            )
+        )
 
     def read_by_cgroup(
         self, sock: socket.socket, *, low: int, high: int, recent_listening_ports: Iterable[int] = ()

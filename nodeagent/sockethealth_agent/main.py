@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import click
 
@@ -22,6 +22,7 @@ from sockethealth_agent.sampler import Sampler
 from sockethealth_agent.settings import Settings
 from sockethealth_agent.web import WebServer
 from sockethealth_core import logs
+from sockethealth_core.resources import ReportMode
 
 LOG = logging.getLogger(__name__)
 STALE_SWEEPS: Final = 4
@@ -40,7 +41,7 @@ class AgentProcess:
         """
         self._settings = settings
         number = own_version()
-        self.metrics = Metrics(number)
+        self.metrics = Metrics(settings.node_name, number, destinations=settings.metrics_destinations)
         endpoint = in_cluster() if settings.kubeconfig is None else from_kubeconfig(settings.kubeconfig)
         self._api = KubeApi(endpoint, user_agent=f"sockethealth-agent/{number}", on_error=self.metrics.api_error)
         self._pods = pods_of(self._api, settings.node_name)
@@ -61,6 +62,7 @@ class AgentProcess:
             interval_seconds=settings.interval_seconds,
             heartbeat_seconds=settings.heartbeat_seconds,
             writes_per_second=settings.writes_per_second,
+            mode=settings.report_mode,
         )
         self._stopping = threading.Event()
         self._wanted = threading.Event()
@@ -175,7 +177,7 @@ def run(settings: Settings) -> int:
     "--heartbeat",
     "heartbeat_seconds",
     type=click.FloatRange(min=1),
-    default=60.0,
+    default=120.0,
     help="Seconds between reports of the node itself.",
 )
 @click.option(
@@ -187,10 +189,21 @@ def run(settings: Settings) -> int:
 @click.option("--metrics-address", default="::", help="Where /metrics, /healthz and /readyz listen; :: is IPv4 too.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), default=9101, help="Their port.")
 @click.option(
+    "--metrics-destinations",
+    is_flag=True,
+    help="Show the busiest destinations of each pod in /metrics too, at most 5 of each.",
+)
+@click.option(
     "--writes-per-second",
     type=click.FloatRange(min=0.1),
     default=5.0,
     help="Long-run limit of writes to the API server.",
+)
+@click.option(
+    "--report-mode",
+    type=click.Choice(get_args(ReportMode)),
+    default="All",
+    help="Whether each pod gets a SocketHealth, or only those near a threshold or with many sockets.",
 )
 @click.option("--once", is_flag=True, help="Sweep once, report, and end.")
 @options(*PROGRAM_OPTIONS)

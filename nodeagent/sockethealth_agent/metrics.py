@@ -1,72 +1,73 @@
-"""The agent's own metrics: how it fares, and the node's sockets in total. Nothing per pod: that is in the API."""
+"""What the agent shows to Prometheus: its pods and its node as the latest sweep has them, and how it fares itself."""
 
-from typing import Final
+import time
+from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
+from sockethealth_agent.registered import counter, gauge, histogram
 from sockethealth_agent.sampler import Sweep
-from sockethealth_core.resources import Sockets
+from sockethealth_agent.samples import families
+from sockethealth_core import metrics as table
 
-_SWEEP_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-
-class Metrics:
+class Metrics(Collector):
     """One set of metrics in a registry of its own, so that several can live in one process."""
 
-    def __init__(self, version: str) -> None:
-        """Register everything; version labels ``sockethealth_agent_build_info``."""
+    def __init__(
+        self,
+        node: str,
+        version: str,
+        *,
+        destinations: bool = False,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Register everything.
+
+        Args:
+            node: the node's name.
+            version: of the agent.
+            destinations: whether single destinations of pods are shown.
+            wall_clock: epoch seconds.
+        """
+        # Else there is one more series beside each counter, which nobody queries.
+        disable_created_metrics()  # type: ignore[no-untyped-call] # no annotations
         self.registry = CollectorRegistry()
-        info = Gauge("sockethealth_agent_build_info", "Version of the agent.", ["version"], registry=self.registry)
-        info.labels(version).set(1)
-        self._sweep_seconds = Histogram(
-            "sockethealth_agent_sweep_seconds",
-            "Time one sweep over the node's namespaces took.",
-            buckets=_SWEEP_BUCKETS,
-            registry=self.registry,
-        )
-        self._dumps = Counter("sockethealth_agent_dumps", "Full socket dumps made.", registry=self.registry)
-        self._pods = Gauge("sockethealth_agent_pods", "Pods whose sockets are read.", registry=self.registry)
-        self._pods_failed = Gauge(
-            "sockethealth_agent_pods_failed",
-            "Pods whose sockets could not be read at the last sweep.",
-            registry=self.registry,
-        )
-        self._writes = Counter(
-            "sockethealth_agent_writes",
-            "Writes to the API server, by what caused them.",
-            ["reason"],
-            registry=self.registry,
-        )
-        self._suppressed = Counter(
-            "sockethealth_agent_writes_suppressed",
-            "Changed facts that were not worth a write, one for each pod and sweep.",
-            registry=self.registry,
-        )
-        self._api_errors = Counter(
-            "sockethealth_agent_api_errors",
-            "Requests to the API server that failed, by HTTP status; 0 is no answer.",
-            ["status"],
-            registry=self.registry,
-        )
-        self._sockets = Gauge(
-            "sockethealth_node_sockets",
-            "TCP sockets of all pods and of the node's own namespace, by state.",
-            ["state"],
-            registry=self.registry,
-        )
+        self._node = node
+        self._destinations = destinations
+        self._wall_clock = wall_clock
+        self._sweep: Sweep | None = None
+        registry = self.registry
+        gauge(table.AGENT_BUILD, registry).labels(node, version).set(1)
+        self._sweep_seconds = histogram(table.AGENT_SWEEP, registry).labels(node)
+        self._last_sweep = gauge(table.AGENT_LAST_SWEEP, registry)
+        self._last_report = gauge(table.AGENT_LAST_REPORT, registry)
+        self._dumps = counter(table.AGENT_DUMPS, registry).labels(node)
+        self._writes = counter(table.AGENT_WRITES, registry)
+        self._suppressed = counter(table.AGENT_SUPPRESSED, registry).labels(node)
+        self._api_errors = counter(table.AGENT_API_ERRORS, registry)
+        registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """What the latest sweep found; from the threads that answer scrapes, several at once."""
+        sweep = self._sweep
+        if sweep is not None:
+            yield from families(sweep, self._node, destinations=self._destinations)
 
     def swept(self, sweep: Sweep) -> None:
-        """Take in one sweep."""
+        """Take in one sweep: from here on scrapes show it, and nothing of the one before."""
+        self._sweep = sweep
         self._sweep_seconds.observe(sweep.seconds)
         self._dumps.inc(sweep.dumps)
-        self._pods.set(len(sweep.pods))
-        self._pods_failed.set(len(sweep.failed))
-        for state, name in zip(Sockets.__struct_fields__, Sockets.__struct_encode_fields__, strict=True):
-            self._sockets.labels(name).set(getattr(sweep.node.sockets, state))
+        self._last_sweep.labels(self._node).set(self._wall_clock())
 
     def wrote(self, reason: str) -> None:
         """Count a write. Reasons are few: what follows ``crossed`` is left out."""
-        self._writes.labels(reason.partition(" ")[0] if reason.startswith("crossed") else reason).inc()
+        kind = reason.partition(" ")[0] if reason.startswith("crossed") else reason
+        self._writes.labels(self._node, kind).inc()
+        self._last_report.labels(self._node).set(self._wall_clock())
 
     def suppressed(self, count: int) -> None:
         """Count changes that were not written."""
@@ -74,4 +75,4 @@ class Metrics:
 
     def api_error(self, status: int) -> None:
         """Count a failed request."""
-        self._api_errors.labels(str(status)).inc()
+        self._api_errors.labels(self._node, str(status)).inc()

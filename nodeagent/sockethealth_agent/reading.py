@@ -4,6 +4,8 @@
    of its sockets moves, its facts stay what they are.
 2. Where something moved, or a minute passed, it is entered: counters, listeners, and once a minute sysctls.
 3. All its sockets are dumped where something moved or any socket ages, and every five minutes.
+4. Where a dump is dear, it keeps to a pace (the pace module): at most a minute old, what was dumped is told again, with
+   the time of that dump, beside listeners, rates, sysctls and CLOSE_WAIT sockets as they are.
 
 So what changes without a segment and without a count of sockets is told late: a sysctl, or one listener in the place
 of another, by LONGEST_UNVISITED_SECONDS at most. Nothing known changes a socket unseen by both; should something, it
@@ -13,9 +15,12 @@ Usable without Kubernetes: `read_netns` takes any ns/net file, or None for the n
 """
 
 import random
+import socket
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,11 +33,12 @@ from sockethealth_agent.folding import CloseWaitFacts, Conversations, Limits, Re
 from sockethealth_agent.inet_diag import TcpState
 from sockethealth_agent.netns import NetnsId
 from sockethealth_agent.owners import Sought
+from sockethealth_agent.pace import EVERY_TIME, Pace, Signs, is_urgent
 from sockethealth_agent.procfs import Movement, NetCounters, SockStat
 from sockethealth_agent.rates import Reading, rates
 from sockethealth_agent.sightings import Ages, first_sightings
 from sockethealth_core.capacity import TIME_WAIT_SECONDS
-from sockethealth_core.resources import Facts, Rates
+from sockethealth_core.resources import EphemeralPorts, Facts, Rates
 from sockethealth_core.units import format_time
 
 LONGEST_UNVISITED_SECONDS: Final = 60.0
@@ -41,6 +47,7 @@ LONGEST_UNDUMPED_SECONDS: Final = 300.0
 """A full dump is made at least this often, though nothing seems to have moved."""
 HOLDER_RETRY_SECONDS: Final = 60.0
 """A socket whose holder was not found is searched for again after this."""
+_OVERFLOWS: Final = ("ListenOverflows", "ListenDrops", "TCPTimeWaitOverflow")
 _QUIET: Final = frozenset({int(TcpState.ESTABLISHED), int(TcpState.LISTEN)})
 
 
@@ -63,6 +70,8 @@ class Memory:
         visited_at: when the namespace was last entered; `still` is what was found, while nothing moves.
         dumped_at: when all sockets were last read; `kept` are they, while nothing moves.
         dumps: how many full dumps were made.
+        dear: the last full dump, if it was dear; `looked` are the CLOSE_WAIT sockets as they were last read.
+        put_off: whether the last reading told of sockets as they were at an earlier dump.
         patience: part of the longest times that this namespace waits, so that not all come due at once.
     """
 
@@ -79,7 +88,15 @@ class Memory:
     dumped_at: float = float("-inf")
     kept: Conversations | None = None
     dumps: int = 0
+    dear: "Dear | None" = None
+    looked: "Look | None" = None
+    put_off: bool = False
     patience: float = field(default_factory=lambda: random.uniform(0.7, 1.0))  # noqa: S311 - spreads load
+
+    @property
+    def counted(self) -> NetCounters | None:
+        """The counters of the last reading; None before the first."""
+        return None if self.counters is None else self.counters.counters
 
     def listening(self, ports: Iterable[int], now: float) -> frozenset[int]:
         """The ports that listen, or did less than the length of TIME_WAIT ago: their TIME_WAIT is inbound."""
@@ -105,6 +122,30 @@ class _Still:
     movement: Movement
     min_ages: tuple[float, ...]
     facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class Dear:
+    """A dump too dear to be made in each sweep, and what tells when the next is due.
+
+    observed_at: epoch seconds; usable_ports, exhausting: see pace.is_urgent.
+    """
+
+    conversations: Conversations
+    cost_seconds: float
+    observed_at: float
+    signs: Signs
+    usable_ports: int
+    exhausting: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """CLOSE_WAIT sockets, as they were at `at`, and what it took to read them by themselves."""
+
+    close_wait: CloseWaitFacts
+    at: float
+    cost_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +197,7 @@ def read_netns(
     container_names: Mapping[str, str] | None = None,
     containers: Callable[[], Mapping[int, str]] = no_cgroups,
     proc: Path = procfs.PROC,
+    pace: Pace = EVERY_TIME,
 ) -> Facts:
     """The facts of one network namespace. With a memory from a reading before there are rates too.
 
@@ -171,6 +213,7 @@ def read_netns(
         container_names: name by container id.
         containers: asked where a socket's process cannot be found; see find_holders.
         proc: where /proc is mounted.
+        pace: when to put off a dump that is dear; `memory.put_off` then says so.
 
     Raises:
         netns.NetnsError: gone, or refused.
@@ -196,38 +239,128 @@ def read_netns(
         ports = memory.listening((one.port for one in listeners), now)
         low, high = making.ephemeral_range(tier1.sysctls)
         moved = _moved(tier1, listeners, ports)
-        found, close_wait = memory.kept, CloseWaitFacts()
+        signs = partial(signs_of, tier1, memory.counters, now, (ports, low, high))
+        dumped, put_off = None, None
+        found, look = memory.kept, Look(CloseWaitFacts(), now)
         if found is None or may_have_changed(memory, moved, now):
-            sockets = reader.read(
-                sock,
-                low=low,
-                high=high,
-                recent_listening_ports=ports,
-                known_listeners=listeners,
-            )
-            found, close_wait = sockets.conversations, sockets.close_wait
-            whole = not (ended.inconsistent or sockets.inconsistent)
-            memory.kept = found if is_quiet(found) and whole else None
-            memory.moved, memory.dumped_at = moved, now
-            memory.dumps += 1
-    memory.sightings = first_sightings(memory.sightings, close_wait.tracked, now)
+            if memory.dear is not None and not is_due(memory.dear, signs(), pace):
+                put_off = memory.dear
+                look = close_wait_again(memory.looked, sock, reader, ports, now, pace)
+                found = _with_close_wait(put_off.conversations, look.close_wait)
+            else:
+                began = time.thread_time()
+                dumped = reader.read(sock, low=low, high=high, recent_listening_ports=ports, known_listeners=listeners)
+                cost_seconds = time.thread_time() - began
+                found = dumped.conversations
+                look = Look(dumped.close_wait, now, 0.0 if memory.looked is None else memory.looked.cost_seconds)
+                whole = not (ended.inconsistent or dumped.inconsistent)
+                memory.kept = found if is_quiet(found) and whole else None
+                memory.moved, memory.dumped_at = moved, now
+                memory.dumps += 1
+    memory.put_off, memory.looked = put_off is not None, look
+    memory.sightings = first_sightings(memory.sightings, look.close_wait.tracked, look.at)
     queueing = [one for one in listeners if is_waited_for(one, found)]
     holders = find_holders(
-        memory, [*close_wait.held, *queueing], pids or {}, container_names or {}, now, containers, proc
+        memory, [*look.close_wait.held, *queueing], pids or {}, container_names or {}, now, containers, proc
     )
     observed = Observed(
         listeners=listeners,
         conversations=found,
-        close_wait=Ages(close_wait, memory.sightings, now),
+        close_wait=Ages(look.close_wait, memory.sightings, look.at),
         sysctls=tier1.sysctls,
         rates=rates(memory.counters, reading),
         holders=holders,
     )
-    built = making.build(observed, ages, observed_at)
+    built = making.build(observed, ages, observed_at if put_off is None else put_off.observed_at)
+    if dumped is not None:
+        memory.dear = None
+        if pace.is_dear(cost_seconds):
+            memory.dear = dear_dump(found, cost_seconds, observed_at, signs(), built.ephemeral_ports)
     memory.counters, memory.visited_at, memory.still = reading, now, None
-    if memory.kept is not None and not queueing and len(ports) == len({one.port for one in listeners}):
+    if (
+        memory.kept is not None
+        and put_off is None
+        and not queueing
+        and len(ports) == len({one.port for one in listeners})
+    ):
         memory.still = _Still(tier1.netns, tier1.movement, ages, built)
     return built
+
+
+def is_due(dear: Dear, signs: Signs, pace: Pace) -> bool:
+    """Whether to dump again what was dear to dump."""
+    urgent = is_urgent(dear.signs, signs, usable_ports=dear.usable_ports, exhausting=dear.exhausting)
+    return pace.is_due(dear.cost_seconds, signs.at - dear.signs.at, urgent=urgent)
+
+
+def signs_of(tier1: Tier1, before: Reading | None, now: float, roles: object, close_wait: int = 0) -> Signs:
+    """What the cheap part of a reading tells of all sockets.
+
+    Args:
+        tier1: the cheap part.
+        before: the counters of the reading before.
+        now: seconds of the monotonic clock.
+        roles: see Signs.
+        close_wait: see Signs.
+    """
+    sockstat, counters = tier1.sockstat, tier1.counters
+    lately = rates(before, Reading(tier1.netns, now, counters))
+    return Signs(
+        at=now,
+        mini_sockets=sockstat.time_wait or 0,
+        in_use=(sockstat.inuse or 0) + (sockstat.inuse6 or 0),
+        opens=counters.tcp.get("ActiveOpens", 0),
+        opens_per_second=lately.active_opens,
+        overflows=sum(counters.tcp_ext.get(name, 0) for name in _OVERFLOWS),
+        overflowing=bool(lately.listen_overflows or lately.listen_drops or lately.time_wait_overflows),
+        roles=roles,
+        close_wait=close_wait,
+    )
+
+
+def close_wait_again(
+    known: Look | None, sock: socket.socket, reader: Reader, ports: frozenset[int], now: float, pace: Pace
+) -> Look:
+    """The CLOSE_WAIT sockets where all sockets are not dumped; they keep to a pace of their own.
+
+    A leak moves no count: the sockets were in use before.
+
+    Args:
+        known: the last look.
+        sock: from netns.open_diag_socket.
+        reader: from new_reader.
+        ports: those that listen, or did of late.
+        now: seconds of the monotonic clock.
+        pace: of the looks.
+
+    Raises:
+        DumpFailed: no whole answer.
+    """
+    if known is not None and not pace.is_due(known.cost_seconds, now - known.at, urgent=False):
+        return known
+    began = time.thread_time()
+    found, _ended = reader.close_wait(sock, ports)
+    return Look(found, now, time.thread_time() - began)
+
+
+def dear_dump(
+    found: Conversations, cost_seconds: float, observed_at: float, signs: Signs, ports: EphemeralPorts
+) -> Dear:
+    """A dump to be put off, with what tells for how long.
+
+    Args:
+        found: what it told.
+        cost_seconds: the CPU time it took.
+        observed_at: epoch seconds.
+        signs: at the same moment.
+        ports: what it tells of ephemeral ports.
+    """
+    exhausting = any(one.seconds_to_exhaustion is not None for one in ports.destinations)
+    return Dear(found, cost_seconds, observed_at, signs, ports.usable, exhausting=exhausting)
+
+
+def _with_close_wait(found: Conversations, close_wait: CloseWaitFacts) -> Conversations:
+    return replace(found, states={**found.states, int(TcpState.CLOSE_WAIT): close_wait.count})
 
 
 def _still(

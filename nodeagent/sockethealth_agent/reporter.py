@@ -19,13 +19,17 @@ from sockethealth_agent.kubeapi import ApiError, AwayError, ConflictError, KubeA
 from sockethealth_agent.pods import PodInfo
 from sockethealth_agent.sampler import Sweep
 from sockethealth_agent.watching import Collection, Mirror, backoff_seconds
-from sockethealth_core.bands import SETTLED, Settling, exact, reason_to_write
+from sockethealth_core.bands import CROSSED, SETTLED, History, exact, reason_to_write
+from sockethealth_core.crossings import Crossing, Damping, Gauge, Values, crossings, gauges, read
 from sockethealth_core.names import AGENT_FIELD_MANAGER, API_VERSION
+from sockethealth_core.noteworthy import QUIET_SECONDS, noteworthy
 from sockethealth_core.resources import (
     Agent,
     Facts,
+    NodeFacts,
     NodeSocketHealth,
     OwnerReference,
+    ReportMode,
     SocketHealth,
     SocketHealthSpec,
     Watchpoint,
@@ -37,12 +41,22 @@ LOG = logging.getLogger(__name__)
 GROUP_PATH: Final = f"/apis/{API_VERSION}"
 MOST_LABELS: Final = 32
 MOST_NODE_LABELS: Final = 64
-RELIST_SECONDS: Final = 600.0
+RELIST_SECONDS: Final = 1800.0
 """How often the objects are listed, to find those that someone deleted and those whose pod is gone."""
 REFUSED_SECONDS: Final = 60.0
 """A write the server refused is tried again after this."""
 STALE_SWEEPS: Final = 3
-_URGENCY: Final = ("crossed", "replaced", "first", "")
+ROUTINE_PER_SECOND: Final = 3 / 3600
+"""Writes of numbers that left their band and crossed no watchpoint, of all pods together, in the long run."""
+ROUTINE_BURST: Final = 30.0
+MOST_STEPS: Final = 4
+SETTLED_PER_SECOND: Final = 1 / 3600
+"""Writes of small differences that have stayed, of all pods together, in the long run."""
+SETTLED_BURST: Final = 30.0
+QUIET: Final = "quiet"
+_URGENCY: Final = (CROSSED, "replaced", "first", "")
+_OWED: Final = (CROSSED, "replaced", "first", "metadata")
+"""Writes that no budget of ordinary ones holds back."""
 _NEVER_WRITTEN: Final = Facts().observed_time
 
 
@@ -86,17 +100,48 @@ class _Existing:
     written: Facts | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """The crossings between two facts, and what they were found from; `values` are of the current facts."""
+
+    written: Facts | None
+    current: Facts
+    by: Sequence[Gauge]
+    values_written: Values
+    values: Values
+    crossed: tuple[Crossing, ...]
+
+
 @dataclass
 class _Record:
-    """A pod to report."""
+    """A pod to report.
+
+    Attributes:
+        kept_at: when it was last reason enough to keep an object that is there, in the reporter's seconds.
+        noteworthy_at: when it was last noteworthy.
+        not_before: a write of it that was refused is not tried again before.
+    """
 
     pod: PodInfo
     facts: Facts
-    settling: Settling = field(default_factory=Settling)
+    kept_at: float
+    noteworthy_at: float = float("-inf")
+    history: History = field(default_factory=History)
+    compared: _Compared | None = None
     not_before: float = float("-inf")
 
 
 _Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    """A write: of a record, or where `delete` is set, away with the object of that pod."""
+
+    why: str
+    pod: PodInfo
+    record: _Record | None
+    delete: bool = False
 
 
 class _NodeMetadata(msgspec.Struct, frozen=True):
@@ -127,9 +172,10 @@ class Reporter:
         *,
         sink: Sink,
         interval_seconds: float = 15.0,
-        heartbeat_seconds: float = 60.0,
+        heartbeat_seconds: float = 120.0,
         writes_per_second: float = 5.0,
         burst: float = 50.0,
+        mode: ReportMode = "All",
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -140,9 +186,10 @@ class Reporter:
             identity: goes into status.agent.
             sink: told of each write.
             interval_seconds: time between sweeps; without one for three of them there is no heartbeat.
-            heartbeat_seconds: time between heartbeats.
+            heartbeat_seconds: time between heartbeats; one is early when a fact of the node crosses a watched value.
             writes_per_second: long-run limit of writes, heartbeats not counted.
             burst: writes at once.
+            mode: whether every pod gets an object, or only those that are noteworthy.
             clock: monotonic seconds.
             wall_clock: epoch seconds.
         """
@@ -152,17 +199,27 @@ class Reporter:
         self._fresh_seconds = STALE_SWEEPS * interval_seconds + heartbeat_seconds
         self._heartbeat_seconds = heartbeat_seconds
         self._budget = WriteBudget(writes_per_second, burst)
+        self._routine = WriteBudget(ROUTINE_PER_SECOND, ROUTINE_BURST)
+        self._settled = WriteBudget(SETTLED_PER_SECOND, SETTLED_BURST)
+        self._mode: Final = mode
         self._clock = clock
         self._wall_clock = wall_clock
         self._wake = threading.Condition()
         self._submitted: Submission | None = None
         self._considered: Submission | None = None
+        self._counted: Submission | None = None
+        self._watchpoints: Sequence[Watchpoint] = ()
+        self._gauges: tuple[Gauge, ...] = ()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
         self._records: dict[str, _Record] = {}
         self._existing: dict[_Key, _Existing] = {}
         self._node: _Node | None = None
+        self._node_known = False
         self._node_object = False
+        self._node_written: NodeFacts | None = None
+        self._node_damping = Damping()
+        self._early = False
         self._next_heartbeat = float("-inf")
         self._next_list = float("-inf")
         self._refusals: set[int] = set()
@@ -242,64 +299,148 @@ class Reporter:
 
     def _consider(self, submission: Submission) -> None:
         now = self._clock()
-        suppressed = 0
+        if submission.watchpoints != self._watchpoints:
+            self._watchpoints, self._gauges = submission.watchpoints, gauges(submission.watchpoints)
         records: dict[str, _Record] = {}
         for uid, observation in submission.sweep.pods.items():
-            record = self._records.get(uid) or _Record(observation.pod, observation.facts)
+            record = self._records.get(uid) or _Record(observation.pod, observation.facts, kept_at=now)
             # The API server's word is newer than the sweep's where a pod was changed meanwhile.
             record.pod = submission.pods.get(uid, observation.pod)
             record.facts = observation.facts
-            if observation.fresh:
-                record.settling = record.settling.observe(observation.facts, now)
             records[uid] = record
             existing = self._existing.get(_key(record.pod))
-            if existing is not None and existing.written is not None and self._reason(record, existing) is None:
-                suppressed += exact(existing.written) != exact(record.facts)
+            written = None if existing is None else existing.written
+            if observation.fresh:
+                compared = self._compared(record, written)
+                record.history = record.history.observe(record.facts, compared.crossed, now)
+                if self._mode == "Noteworthy" and noteworthy(record.facts, compared.values, self._gauges):
+                    record.noteworthy_at = record.kept_at = now
         self._records = records
-        self._sink.suppressed(suppressed)
+        self._consider_node(submission, now)
+
+    def _consider_node(self, submission: Submission, now: float) -> None:
+        crossed = self._crossed_by_node(submission)
+        self._node_damping = self._node_damping.observe(crossed, now)
+        self._early = self._node_damping.due(crossed) is not None
+
+    def _crossed_by_node(self, submission: Submission) -> tuple[Crossing, ...]:
+        if self._node_written is None:
+            return ()
+        written, current = read(self._node_written, self._gauges), read(submission.sweep.node, self._gauges)
+        crossed = crossings(written, current, self._gauges)
+        # What only Info rules watch waits for the next heartbeat.
+        return tuple(crossing for crossing in crossed if crossing.watched.urgent)
+
+    def _compared(self, record: _Record, written: Facts | None) -> _Compared:
+        known, by = record.compared, self._gauges
+        if known is not None and known.by is by and known.written is written and known.current is record.facts:
+            return known
+        values = read(record.facts, by)
+        if known is not None and known.by is by and known.written is written:
+            values_written = known.values_written
+        else:
+            values_written = values if written is None else read(written, by)
+        crossed = crossings(values_written, values, by)
+        record.compared = _Compared(written, record.facts, by, values_written, values, crossed)
+        return record.compared
 
     def _work(self, submission: Submission) -> float:
         if self._clock() >= self._next_list:
             self._list(submission)
         self._beat()
-        for action in self._todo():
+        actions = self._todo()
+        if submission is not self._counted:
+            self._counted = submission
+            self._sink.suppressed(self._suppressed(actions))
+        for action in actions:
+            budget = self._budget_of(action)
+            if budget is not None and (budget.left(self._clock()) < 1 or not self._stands(action)):
+                continue
             wait = self._budget.take(self._clock())
             if wait > 0:
                 return wait
             if self._stopping:
                 return 0.0
-            self._perform(*action)
+            if budget is not None:
+                budget.take(self._clock())
+            self._perform(action)
             self._beat()
         return min(self._next_heartbeat, self._next_list) - self._clock()
 
-    def _todo(self) -> list[tuple[str, _Key, PodInfo, _Record | None]]:
-        """What differs, most urgent first: (why, key, pod, its record; None to delete)."""
+    def _suppressed(self, actions: Sequence[_Action]) -> int:
+        """How many pods' facts differ from what is written without being worth a write."""
+        chosen = {id(action.record) for action in actions}
+        held = [
+            (record.history.seen, existing.written)
+            for record in self._records.values()
+            if id(record) not in chosen and (existing := self._existing.get(_key(record.pod))) is not None
+        ]
+        return sum(written is not None and seen != exact(written) for seen, written in held)
+
+    def _budget_of(self, action: _Action) -> WriteBudget | None:
+        """What the action is paid from beside the limit of all writes; None: nothing."""
+        if action.delete or action.why.startswith(_OWED):
+            return None
+        return self._settled if action.why == SETTLED else self._routine
+
+    def _stands(self, action: _Action) -> bool:
+        """Whether it is still worth a write: each that was made since made the bands wider."""
+        record, existing = action.record, self._existing.get(_key(action.pod))
+        return record is not None and existing is not None and self._reason(record, existing) is not None
+
+    def _steps(self) -> int:
+        """How wide bands are: one step while the budget for routine writes is full, none counts when it is spent.
+
+        So the numbers that have changed most are always written first, and where many go up and down all the time the
+        bands become as wide as that, with the last part of the budget left for what really changes.
+        """
+        left = self._routine.left(self._clock())
+        if left < 1:
+            return 0
+        return MOST_STEPS - min(MOST_STEPS - 1, int(MOST_STEPS * left / ROUTINE_BURST))
+
+    def _todo(self) -> list[_Action]:
+        """What differs, most urgent first, and of equals that first which was not written for longest."""
         submission = self._considered
         if submission is None:
             return []
         now = self._clock()
-        found: list[tuple[str, _Key, PodInfo, _Record | None]] = []
+        found: list[_Action] = []
         for record in list(self._records.values()):
             if record.not_before > now or record.pod.completed:
                 continue
             existing = self._existing.get(_key(record.pod))
-            why = self._reason(record, existing)
-            if why is not None:
-                found.append((why, _key(record.pod), record.pod, record))
+            action = self._wanted(record, existing, now)
+            if action is not None:
+                found.append(action)
         for pod in submission.pods.values():
             existing = self._existing.get(_key(pod))
             if pod.completed and existing is not None and existing.spec.pod_uid == pod.uid:
-                found.append(("completed", _key(pod), pod, None))
-        found.sort(key=lambda action: _urgency(action[0]))
+                found.append(_Action("completed", pod, None, delete=True))
+        found.sort(key=lambda action: (_urgency(action.why), self._written_time(action.pod)))
         return found
+
+    def _wanted(self, record: _Record, existing: _Existing | None, now: float) -> _Action | None:
+        if self._mode == "Noteworthy":
+            mine = existing is not None and existing.spec.pod_uid == record.pod.uid
+            if now - (record.kept_at if mine else record.noteworthy_at) >= QUIET_SECONDS:
+                return None if existing is None else _Action(QUIET, record.pod, record, delete=True)
+        why = self._reason(record, existing)
+        return None if why is None else _Action(why, record.pod, record)
+
+    def _written_time(self, pod: PodInfo) -> str:
+        existing = self._existing.get(_key(pod))
+        return "" if existing is None or existing.written is None else existing.written.observed_time
 
     def _reason(self, record: _Record, existing: _Existing | None) -> str | None:
         if existing is None:
             return "first"
         if existing.spec.pod_uid != record.pod.uid:
             return "replaced"
-        watchpoints = self._submitted.watchpoints if self._submitted else ()
-        why = reason_to_write(existing.written, record.facts, watchpoints, record.settling)
+        crossed = self._compared(record, existing.written).crossed
+        why = reason_to_write(existing.written, record.facts, crossed, record.history, self._steps())
+        if why == SETTLED and self._settled.left(self._clock()) < 1:
+            why = None
         if why is None and not self._described(record.pod, existing):
             return "metadata"
         return why
@@ -314,12 +455,17 @@ class Reporter:
             node_name=self._identity.node_name, pod_uid=pod.uid, pod_ips=addresses, host_network=pod.host_network
         )
 
-    def _perform(self, why: str, key: _Key, pod: PodInfo, record: _Record | None) -> None:
+    def _perform(self, action: _Action) -> None:
+        key, record = _key(action.pod), action.record
         try:
-            if record is None:
-                self._delete(key)
+            if record is not None and not action.delete:
+                self._bring_up_to_date(action.why, key, record)
+            elif record is not None and self._is_judged(key, record):
+                # Its findings clear first, as those of any pod do.
+                record.kept_at = self._clock()
+                return
             else:
-                self._bring_up_to_date(why, key, record)
+                self._delete(key)
         except (NotFoundError, ConflictError):
             # Someone deleted or replaced the object: the next step sees what is there.
             self._look(key)
@@ -328,10 +474,15 @@ class Reporter:
         except ApiError as error:
             if record is not None:
                 record.not_before = self._clock() + REFUSED_SECONDS
-            self._refused(f"The report of {pod}", error)
+            self._refused(f"The report of {action.pod}", error)
         else:
-            self._sink.wrote(why)
+            self._sink.wrote(action.why)
             self._refusals.clear()
+
+    def _is_judged(self, key: _Key, record: _Record) -> bool:
+        """Whether the pod's object holds findings of its own, or rules that are pending or clearing."""
+        held = msgspec.json.decode(self._api.get(_path(key)), type=SocketHealth, strict=False)
+        return held.spec.pod_uid == record.pod.uid and bool(held.status.findings or held.status.evaluation)
 
     def _delete(self, key: _Key) -> None:
         existing = self._existing.get(key)
@@ -349,9 +500,9 @@ class Reporter:
         if existing is None or not self._described(pod, existing):
             existing = self._describe(pod, existing)
         if why != "metadata":
+            crossed = self._compared(record, existing.written).crossed
             self._write_facts(key, existing, record.facts)
-        if why == SETTLED:
-            record.settling = record.settling.spent()
+            record.history = record.history.wrote(crossed, self._clock())
 
     def _describe(self, pod: PodInfo, before: _Existing | None) -> _Existing:
         owner = OwnerReference(api_version="v1", kind="Pod", name=pod.name, uid=pod.uid)
@@ -417,14 +568,16 @@ class Reporter:
                 found.pop(key, None)
         # Spread, so that the agents of many nodes do not list at the same moment.
         self._next_list = self._clock() + RELIST_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 (spreads load)
-        self._node = None
+        self._node_known = False
 
     def _beat(self) -> None:
         submission = self._submitted
         now = self._clock()
-        if submission is None or now < self._next_heartbeat or now - submission.at > self._fresh_seconds:
+        if submission is None or now - submission.at > self._fresh_seconds:
             return
-        if self._node is None or not self._node_object:
+        if now < self._next_heartbeat and not self._early:
+            return
+        if not self._node_known or not self._node_object:
             self._describe_node()
         agent = Agent(
             version=self._identity.version,
@@ -432,10 +585,11 @@ class Reporter:
             interval_seconds=self._heartbeat_seconds,
             boot_id=self._identity.boot_id,
             kernel=self._identity.kernel,
+            report_mode=self._mode,
         )
         facts = msgspec.structs.replace(submission.sweep.node, agent=agent)
         try:
-            self._api.apply(
+            answer = self._api.apply(
                 self._node_path + "/status",
                 {
                     "apiVersion": API_VERSION,
@@ -448,6 +602,11 @@ class Reporter:
         except NotFoundError:
             self._node_object = False
             raise
+        held = msgspec.json.decode(answer, type=_Node).metadata.labels
+        if self._node is not None and not _node_labels(self._node).items() <= held.items():
+            self._node_object = False  # someone took labels away: they are put back with the next heartbeat
+        self._node_damping = self._node_damping.wrote(self._crossed_by_node(submission), now)
+        self._node_written, self._early = submission.sweep.node, False
         first = not self.reported.is_set()
         # The first interval is cut at a random place, so that nodes started together do not beat together.
         self._next_heartbeat = now + self._heartbeat_seconds * (random.random() if first else 1.0)  # noqa: S311 (spreads load)
@@ -457,6 +616,9 @@ class Reporter:
     def _describe_node(self) -> None:
         name = self._identity.node_name
         node = msgspec.json.decode(self._api.get(f"/api/v1/nodes/{segment(name)}"), type=_Node)
+        self._node_known = True
+        if self._node_object and node == self._node:
+            return
         owner = OwnerReference(api_version="v1", kind="Node", name=name, uid=node.metadata.uid)
         self._api.apply(
             self._node_path,
@@ -465,7 +627,7 @@ class Reporter:
                 "kind": "NodeSocketHealth",
                 "metadata": {
                     "name": name,
-                    "labels": copied_labels(node.metadata.labels, MOST_NODE_LABELS),
+                    "labels": _node_labels(node),
                     "ownerReferences": [encode(owner)],
                 },
             },
@@ -501,6 +663,10 @@ class _Names(msgspec.Struct, frozen=True):
 
 class _Described(msgspec.Struct, frozen=True):
     metadata: _Names
+
+
+def _node_labels(node: _Node) -> dict[str, str]:
+    return copied_labels(node.metadata.labels, MOST_NODE_LABELS)
 
 
 def _key(pod: PodInfo) -> _Key:

@@ -5,10 +5,11 @@ the next sweep. Nothing here knows of the API server.
 """
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,9 +20,23 @@ from sockethealth_agent.facts import Observed
 from sockethealth_agent.folding import CgroupSockets, CloseWaitFacts, NetnsSockets, Reader
 from sockethealth_agent.inet_diag import DumpFailed, TcpState
 from sockethealth_agent.netns import NetnsError, NetnsId, NetnsRefused
+from sockethealth_agent.pace import STEADY_PACE, Pace
 from sockethealth_agent.pods import PodInfo
-from sockethealth_agent.procfs import ProcessGone, ProcLayoutError
-from sockethealth_agent.reading import Memory, Tier1, find_holders, is_waited_for, new_reader, read_netns, read_tier1
+from sockethealth_agent.procfs import NetCounters, ProcessGone, ProcLayoutError
+from sockethealth_agent.rates import Reading
+from sockethealth_agent.reading import (
+    Memory,
+    Tier1,
+    close_wait_again,
+    dear_dump,
+    find_holders,
+    is_due,
+    is_waited_for,
+    new_reader,
+    read_netns,
+    read_tier1,
+    signs_of,
+)
 from sockethealth_agent.sightings import Ages, first_sightings
 from sockethealth_core.resources import Conntrack, Facts, NodeFacts, Orphans, Sockets, TcpMemory
 from sockethealth_core.sysctls import SYSCTLS
@@ -36,11 +51,17 @@ _NODE_SYSCTLS: Final = tuple(sorted({sysctl.name for sysctl in SYSCTLS} | set(ma
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A pod's facts; `fresh` is False when they are those of an earlier sweep because this one could not read it."""
+    """A pod's facts; `fresh` is False when they are, or in part are, those of an earlier sweep.
+
+    All of them are where this sweep could not read the pod; where it put off a dump that is dear, what the dump tells.
+    The facts' observed_time is then that of the earlier reading. `counters` are those of the pod's network namespace
+    since it was made, as last read; None where that is the node's.
+    """
 
     pod: PodInfo
     facts: Facts
     fresh: bool
+    counters: NetCounters | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +74,7 @@ class Sweep:
         node: the node's facts, without the agent's own part.
         dumps: full dumps made.
         seconds: how long it took.
+        host_counters: of the node's own namespace since boot; None where it could not be read.
     """
 
     pods: Mapping[str, Observation]
@@ -60,6 +82,7 @@ class Sweep:
     node: NodeFacts
     dumps: int
     seconds: float
+    host_counters: NetCounters | None = None
 
 
 @dataclass
@@ -72,8 +95,15 @@ class _PodState:
 
 @dataclass(frozen=True, slots=True)
 class _Host:
-    """The node's own namespace as one sweep saw it."""
+    """The node's own namespace as one sweep saw it.
 
+    `at` and `observed_at` (monotonic and epoch seconds) say when its sockets were dumped; `put_off`, that this sweep
+    did not. Its listeners and all that is no socket are those of this sweep all the same.
+    """
+
+    at: float
+    observed_at: float
+    put_off: bool
     tier1: Tier1
     limits: procfs.NodeLimits
     node_sysctls: Mapping[str, str]
@@ -94,6 +124,7 @@ class Sampler:
         cgroup_root: Path = Path("/sys/fs/cgroup"),
         host_netns: str | None = None,
         reader: Reader | None = None,
+        pace: Pace = STEADY_PACE,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -104,6 +135,7 @@ class Sampler:
             cgroup_root: the node's /sys/fs/cgroup, for pods of the host network.
             host_netns: an ns/net file of the node's own namespace; None to find it.
             reader: for tests.
+            pace: when to put off a dump that is dear.
             clock: monotonic seconds.
             wall_clock: epoch seconds.
         """
@@ -114,11 +146,13 @@ class Sampler:
         self._host_id: NetnsId | None = None
         self._container_cgroups: dict[int, str] | None = None
         self._reader = reader or new_reader()
+        self._pace = pace
         self._clock = clock
         self._wall_clock = wall_clock
         self._processes = KnownProcesses()
         self._states: dict[str, _PodState] = {}
         self._host_memory = Memory()
+        self._host_kept: _Host | None = None
         self._host_complaint = ""
         self._host_sockets = Sockets()
         self._insert_failed: tuple[float, int] | None = None
@@ -152,7 +186,12 @@ class Sampler:
             self._read_pod(pod, seen, ages, failed)
         host = self._read_host(shared, wanted, seen, ages, failed)
         observed = {
-            uid: Observation(wanted[uid], state.facts, fresh=uid not in failed)
+            uid: Observation(
+                wanted[uid],
+                state.facts,
+                fresh=uid not in failed and not state.memory.put_off,
+                counters=state.memory.counted,
+            )
             for uid, state in self._states.items()
             if state.facts is not None
         }
@@ -161,8 +200,11 @@ class Sampler:
             pods=observed,
             failed=failed,
             node=self._node_facts(host, own, len(observed), len(failed)),
-            dumps=sum(state.memory.dumps for state in self._states.values()) - dumps_before + (host is not None),
+            dumps=sum(state.memory.dumps for state in self._states.values())
+            - dumps_before
+            + (host is not None and not host.put_off),
             seconds=self._clock() - started,
+            host_counters=None if host is None else host.tier1.counters,
         )
 
     def _shares_host(self, uid: str, pod: PodInfo, seen: Discovery) -> bool:
@@ -214,6 +256,7 @@ class Sampler:
                 container_names=pod.containers,
                 containers=self._containers,
                 proc=self._proc,
+                pace=self._pace,
             )
         except READ_ERRORS as error:
             self._complain(pod, state, failed, f"its sockets could not be read, and are tried again: {error}")
@@ -277,6 +320,8 @@ class Sampler:
             LOG.info("The node's own network namespace is read again.")
             self._host_complaint = ""
         for uid in shared:
+            if host.put_off and host.cgroups and uid not in host.cgroups:
+                continue  # it came after the dump, and waits for the next
             self._fold_shared(pods[uid], host, seen, ages, failed)
         return host
 
@@ -303,35 +348,60 @@ class Sampler:
                 tier1 = read_tier1(self._proc, sysctls)
                 limits = procfs.read_node_limits(self._proc)
                 insert_failed = conntrack.read_insert_failed(self._proc)
-            low, high = making.ephemeral_range(tier1.sysctls)
-            listeners, _ended = self._reader.listeners(sock)
-            ports = self._host_memory.listening((one.port for one in listeners), self._clock())
-            sockets = self._reader.read(
-                sock,
-                low=low,
-                high=high,
-                recent_listening_ports=ports,
-                known_listeners=listeners,
+            host = self._dump_host(sock, tier1, limits, sysctls, shared)
+        return replace(host, insert_failed_per_second=self._insert_failed_per_second(insert_failed))
+
+    def _dump_host(
+        self,
+        sock: socket.socket,
+        tier1: Tier1,
+        limits: procfs.NodeLimits,
+        sysctls: Mapping[str, str],
+        shared: list[str],
+    ) -> _Host:
+        """All sockets of the node's own namespace; those of before, where a dump is dear and not due."""
+        memory, now = self._host_memory, self._clock()
+        low, high = making.ephemeral_range(tier1.sysctls)
+        listeners, _ended = self._reader.listeners(sock)
+        ports = memory.listening((one.port for one in listeners), now)
+        roles = (tier1.netns, ports, low, high, frozenset(shared))
+        before, memory.counters = memory.counters, Reading(tier1.netns, now, tier1.counters)
+        kept = self._host_kept
+        if kept is not None and memory.dear is not None and kept.tier1.netns == tier1.netns:
+            memory.looked = close_wait_again(memory.looked, sock, self._reader, ports, now, self._pace)
+            signs = signs_of(tier1, before, now, roles, memory.looked.close_wait.count)
+            if not is_due(memory.dear, signs, self._pace):
+                return replace(
+                    kept,
+                    put_off=True,
+                    tier1=tier1,
+                    limits=limits,
+                    node_sysctls=sysctls,
+                    sockets=replace(kept.sockets, listeners=listeners),
+                )
+        began = time.thread_time()
+        sockets = self._reader.read(sock, low=low, high=high, recent_listening_ports=ports, known_listeners=listeners)
+        by_cgroup = CgroupSockets({}, {}, {})
+        cgroups: dict[str, frozenset[int]] = {}
+        close_wait: dict[str, CloseWaitFacts] = {}
+        if shared:
+            by_cgroup, _ended = self._reader.read_by_cgroup(sock, low=low, high=high, recent_listening_ports=ports)
+            cgroups = self._cgroups_of(shared)
+            for uid, ids in cgroups.items():
+                if any(_close_waits(by_cgroup, one) for one in ids):
+                    close_wait[uid], _ended = self._reader.close_wait_by_cgroup(sock, ports, ids)
+        cost_seconds = time.thread_time() - began
+        observed_at = self._wall_clock()
+        memory.dear = self._host_kept = None
+        host = _Host(now, observed_at, False, tier1, limits, sysctls, sockets, by_cgroup, cgroups, close_wait, 0.0)
+        if self._pace.is_dear(cost_seconds):
+            used = making.ephemeral_ports(
+                sockets.conversations.destinations, making.local_ports(tier1.sysctls, ports), tier1.sysctls
             )
-            by_cgroup = CgroupSockets({}, {}, {})
-            cgroups: dict[str, frozenset[int]] = {}
-            close_wait: dict[str, CloseWaitFacts] = {}
-            if shared:
-                by_cgroup, _ended = self._reader.read_by_cgroup(sock, low=low, high=high, recent_listening_ports=ports)
-                cgroups = self._cgroups_of(shared)
-                for uid, ids in cgroups.items():
-                    if any(_close_waits(by_cgroup, one) for one in ids):
-                        close_wait[uid], _ended = self._reader.close_wait_by_cgroup(sock, ports, ids)
-        return _Host(
-            tier1,
-            limits,
-            sysctls,
-            sockets,
-            by_cgroup,
-            cgroups,
-            close_wait,
-            self._insert_failed_per_second(insert_failed),
-        )
+            signs = signs_of(tier1, before, now, roles, sockets.close_wait.count)
+            memory.dear = dear_dump(sockets.conversations, cost_seconds, observed_at, signs, used)
+            self._host_kept = host
+        return host
 
     def _insert_failed_per_second(self, count: int | None) -> float:
         now = self._clock()
@@ -367,7 +437,7 @@ class Sampler:
                 "sockets cannot be told from the node's.",
             )
             return
-        now = self._clock()
+        now, state.memory.put_off = host.at, host.put_off
         mine = [one for one in host.sockets.listeners if one.cgroup_id in ids]
         found = host.close_wait.get(pod.uid, CloseWaitFacts())
         ports = state.memory.listening({one.port for one in mine}, now)
@@ -393,7 +463,7 @@ class Sampler:
             holders=holders,
         )
         state.facts = making.build(
-            observed, ages, self._wall_clock(), taken_ports=[one.port for one in host.sockets.listeners]
+            observed, ages, host.observed_at, taken_ports=[one.port for one in host.sockets.listeners]
         )
         self._recovered(pod, state)
 

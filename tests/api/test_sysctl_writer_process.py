@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -159,8 +160,9 @@ def test_a_profile_comes_is_reported_and_goes(wanted, host, start):
         assert answer.status == 200
     with direct.open(f"{start.address}/metrics", timeout=5) as answer:
         metrics = answer.read().decode()
-    assert 'sockethealth_sysctl_writes_total{result="applied"} 2.0' in metrics
-    assert 'sockethealth_sysctl_profile_state{profile="tuned",state="Applied"} 1.0' in metrics
+    assert re.search(r'^sockethealth_sysctl_writes_total{node="[^"]+",result="applied"} 2.0$', metrics, re.MULTILINE)
+    state = r'^sockethealth_sysctl_profile_state{node="[^"]+",profile="tuned",state="Applied"} 1.0$'
+    assert re.search(state, metrics, re.MULTILINE)
     wanted.ask()
     until(lambda: wanted.states() == {}, "no profile in the report", seconds=20)
     assert (value(host, FIN), value(host, TW)) == ("60", "2")

@@ -1,5 +1,6 @@
 """Sweeps over real namespaces with real sockets: counts as ss has them, and what happens when a pod vanishes."""
 
+import json
 import os
 import subprocess
 import time
@@ -8,14 +9,19 @@ from pathlib import Path
 
 import pytest
 
+import exposition
 import lab
 from agent_builders import pod
 from sockethealth_agent import discovery, procfs
 from sockethealth_agent.inet_diag import DumpFailed, DumpReason
+from sockethealth_agent.metrics import Metrics
 from sockethealth_agent.netns import NetnsGone
+from sockethealth_agent.pace import Pace
 from sockethealth_agent.reading import Memory, new_reader, read_netns
 from sockethealth_agent.sampler import ABSENT_SWEEPS, Sampler
+from sockethealth_core import metrics
 from sockethealth_core.resources import Sockets
+from sockethealth_core.units import format_time
 
 pytestmark = pytest.mark.kernel
 
@@ -209,6 +215,84 @@ def test_a_sweep_reads_every_pod_and_the_node(node):
         assert sweep.node.sysctls["net.ipv4.tcp_fin_timeout"] == "60"
 
 
+NSTAT_NAMES = {
+    metrics.POD_ACTIVE_OPENS: "TcpActiveOpens",
+    metrics.POD_PASSIVE_OPENS: "TcpPassiveOpens",
+    metrics.POD_ATTEMPT_FAILS: "TcpAttemptFails",
+    metrics.POD_SEGMENTS_SENT: "TcpOutSegs",
+    metrics.POD_SEGMENTS_RETRANSMITTED: "TcpRetransSegs",
+    metrics.POD_SYN_SEGMENTS_RETRANSMITTED: "TcpExtTCPSynRetrans",
+    metrics.POD_LISTEN_OVERFLOWS: "TcpExtListenOverflows",
+    metrics.POD_LISTEN_DROPS: "TcpExtListenDrops",
+    metrics.POD_TIME_WAIT_OVERFLOWS: "TcpExtTCPTimeWaitOverflow",
+}
+
+
+def nstat(namespace):
+    """Counters of a namespace by another program than ours, without its history file."""
+    shown = json.loads(namespace.run("nstat", "--ignore", "--noupdate", "--zeros", "--json"))["kernel"]
+    return {name: shown[name] for name in NSTAT_NAMES.values()}
+
+
+def test_a_scrape_tells_states_as_ss_and_counters_as_nstat(node):
+    with lab.namespaces(3) as (host, client, server):
+        server.sysctl("net.ipv4.tcp_max_tw_buckets", "5")
+        pods = [new_pod("client"), new_pod("server")]
+        for namespace, known in zip((client, server), pods, strict=True):
+            show(node, namespace, known.uid)
+        client.connect(server.listen(8080), 6)
+        client.visit(server.listen(80, serve="close_first"), 12)
+        server.wait_for(ESTAB=6)
+        shown_by, sweeping = Metrics("node-a", "1"), sampler(node, host)
+
+        def swept_between_two_equal_looks():
+            # An acknowledgement may still be on its way.
+            before = nstat(client), nstat(server)
+            shown_by.swept(sweeping.sweep({known.uid: known for known in pods}))
+            return before == (nstat(client), nstat(server))
+
+        lab.wait_until(swept_between_two_equal_looks, 5, lambda: "the counters do not come to rest")
+        shown = exposition.scraped(shown_by.registry)
+        for namespace, known in zip((client, server), pods, strict=True):
+            states = {
+                SS_NAMES[field]: count
+                for field, name in zip(Sockets.__struct_fields__, Sockets.__struct_encode_fields__, strict=True)
+                if (count := shown.value(metrics.POD_SOCKETS, pod=known.name, state=name))
+            }
+            assert states == namespace.ss_states()
+            counters = {name: shown.value(series, pod=known.name) for series, name in NSTAT_NAMES.items()}
+            assert counters == nstat(namespace)
+        assert shown.value(metrics.POD_ACTIVE_OPENS, pod="client") == 18
+        assert shown.value(metrics.POD_PASSIVE_OPENS, pod="server") == 18
+        assert shown.value(metrics.POD_TIME_WAIT_OVERFLOWS, pod="server") == 7
+
+
+def test_a_dump_that_is_put_off_is_not_fresh(node):
+    busy = new_pod("busy")
+    with lab.namespaces(2) as (host, one):
+        show(node, one, busy.uid)
+        web = one.listen(8080)
+        clock = [1000.0]
+        sweeping = sampler(
+            node,
+            host,
+            pace=Pace(share=1e-9, urgent_share=1e-9, cheap_seconds=0.0),
+            clock=lambda: clock[0],
+            wall_clock=lambda: clock[0],
+        )
+        told = []
+        for _ in range(7):
+            one.connect(web, 1)
+            sweep = sweeping.sweep({busy.uid: busy})
+            assert sweep.failed == {}
+            observation = sweep.pods[busy.uid]
+            told.append((observation.fresh, observation.facts.sockets.established, observation.facts.observed_time))
+            clock[0] += 10
+        assert [fresh for fresh, _, _ in told] == [True, False, False, False, False, False, True]
+        assert [count for _, count, _ in told] == [2, 2, 2, 2, 2, 2, 14]
+        assert [when for _, _, when in told] == [*[format_time(1000)] * 6, format_time(1060)]
+
+
 def test_the_nodes_own_limits_are_told():
     tcp_mem = Path("/proc/sys/net/ipv4/tcp_mem")
     if not tcp_mem.exists():
@@ -382,6 +466,45 @@ def test_a_host_network_pod_has_the_sockets_of_its_cgroup(node, pod_cgroup):
         assert [(one.container, one.pid, one.count) for one in found.close_wait.owners] == [("app", host.pid, 1)]
         assert as_ss(sweep.node.host_sockets) == host.ss_states()
         assert sweep.node.sockets == sweep.node.host_sockets
+
+
+def test_the_nodes_own_namespace_keeps_to_the_pace_too(node, pod_cgroup):
+    clock = [1000.0]
+    with lab.namespaces(2) as (host, client):
+        shared = new_pod("shared", host_network=True)
+        show(node, host, shared.uid)
+        pod_cgroup(shared.uid, host.pid)
+        web = host.listen(8080)
+        slow = host.listen(8081, backlog=2, serve="none")
+        client.connect(web, 30)
+        sweeping = sampler(
+            node,
+            host,
+            pace=Pace(share=1e-9, urgent_share=1e-9, cheap_seconds=0.0),
+            clock=lambda: clock[0],
+            wall_clock=lambda: clock[0],
+        )
+
+        def swept(*pods):
+            sweep = sweeping.sweep({one.uid: one for one in (shared, *pods)})
+            assert sweep.failed == {}
+            return sweep, sweep.pods[shared.uid]
+
+        first, of_pod = swept()
+        assert (first.dumps, of_pod.fresh, of_pod.facts.sockets.established) == (1, True, 30)
+        client.connect(web, 1)
+        client.connect(slow, 3)
+        clock[0] += 10
+        late = new_pod("late", host_network=True)
+        put_off, of_pod = swept(late)
+        assert (put_off.dumps, of_pod.fresh) == (0, False)
+        assert late.uid not in put_off.pods
+        assert (of_pod.facts.sockets.established, of_pod.facts.observed_time) == (30, format_time(1000))
+        assert [(one.port, one.queue) for one in of_pod.facts.listeners] == [(8081, 3)]
+        clock[0] += 50
+        again, of_pod = swept()
+        assert (again.dumps, of_pod.fresh) == (1, True)
+        assert (of_pod.facts.sockets.established, of_pod.facts.observed_time) == (34, format_time(1060))
 
 
 def test_a_leak_whose_process_may_not_be_looked_at_still_names_its_container(node, pod_cgroup):

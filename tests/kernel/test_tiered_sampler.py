@@ -2,14 +2,16 @@
 
 Both readings are of one real namespace at one moment. The tiered one keeps its memory; the full one has all of it
 taken away that would spare a look, before each reading. Time is virtual and jumps, so that the stated staleness is
-crossed in a second.
+crossed in a second. Where dumps keep to a pace, they are made out to be dear, as those of a handful of sockets are not.
 """
 
 import contextlib
+import copy
 import socket
 import struct
 import time
 from collections import Counter
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -19,8 +21,10 @@ from hypothesis import strategies as st
 import lab
 from sockethealth_agent import inet_diag, netns, procfs
 from sockethealth_agent.folding import Reader
+from sockethealth_agent.pace import LONGEST_WAIT_SECONDS, SHARE, URGENT_SHARE, Pace
 from sockethealth_agent.reading import LONGEST_UNVISITED_SECONDS, Memory, new_reader, read_netns
 from sockethealth_core.capacity import TIME_WAIT_SECONDS
+from sockethealth_core.units import format_time
 
 pytestmark = pytest.mark.kernel
 
@@ -124,18 +128,23 @@ class History:
         self.full.kept, self.full.still, self.full.sysctls_at = None, None, float("-inf")
         return self.read(self.full)
 
-    def compare(self):
+    def read_both(self):
+        """Tiered and in full, of one moment."""
         if self.came and self.went:
             # Seen late by as much, the port that was given up also counts as listening for so much longer.
             self.late(LONGEST_UNVISITED_SECONDS + TIME_WAIT_SECONDS)
         self.came = self.went = False
+        remembered = self.tiered
         for _ in range(READ_AGAIN):
             before = procfs.read_movement(self.namespace.pid)
+            self.tiered = copy.deepcopy(remembered)
             found, expected = self.read(self.tiered), self.read_in_full()
             if procfs.read_movement(self.namespace.pid) == before:
-                break  # no late ACK came between the two
-        else:
-            pytest.fail("the namespace never stood still")
+                return found, expected  # no late ACK came between the two
+        pytest.fail("the namespace never stood still")
+
+    def compare(self):
+        found, expected = self.read_both()
         assert found.sockets == expected.sockets
         assert found.close_wait.receive_queue_bytes == expected.close_wait.receive_queue_bytes
         assert [(one.port, one.queue) for one in found.listeners] == [
@@ -147,6 +156,69 @@ class History:
     def end(self):
         for one in [*self.listeners.values(), *self.open]:
             one.close()
+
+
+class PacedHistory(History):
+    """The same, where each dump of the tiered reading is taken to have cost so many seconds of CPU time."""
+
+    def __init__(self, namespace, cost_seconds):
+        super().__init__(namespace)
+        self.cost_seconds = cost_seconds
+        self.pace = Pace(cheap_seconds=0.0)
+        self.dump = None
+        self.put_off = 0
+
+    def read(self, memory):
+        paced = memory is self.tiered
+        found = read_netns(
+            f"/proc/{self.namespace.pid}/ns/net",
+            memory,
+            self.reader,
+            now=self.now,
+            observed_at=self.now,
+            **({"pace": self.pace} if paced else {}),
+        )
+        if paced:
+            if memory.dear is not None:
+                memory.dear = replace(memory.dear, cost_seconds=self.cost_seconds)
+            if memory.looked is not None:
+                memory.looked = replace(memory.looked, cost_seconds=0.0)
+        return found
+
+    def compare(self):
+        dumps = self.tiered.dumps
+        found, expected = self.read_both()
+        stat = procfs.read_sockstat(self.namespace.pid)
+        counts = (stat.time_wait, stat.inuse)
+        assert [(one.port, one.queue) for one in found.listeners] == [
+            (one.port, one.queue) for one in expected.listeners
+        ]
+        assert found.sockets.listen == expected.sockets.listen
+        assert found.sockets.close_wait == expected.sockets.close_wait
+        if self.tiered.put_off:
+            self.put_off += 1
+            at, exact, known, before = self.dump
+            assert self.now - at < min(LONGEST_WAIT_SECONDS, self.cost_seconds / SHARE)
+            moved = any(abs(now - then) > 0.1 * then for then, now in zip(before, counts, strict=True))
+            assert not (moved and self.now - at >= self.cost_seconds / URGENT_SHARE)
+            assert found.observed_time == format_time(at)
+            assert dumped_part(found, exact=exact) == dumped_part(known, exact=exact)
+            return
+        assert found.observed_time == format_time(self.now)
+        assert found.sockets == expected.sockets
+        if self.now >= self.exact_from:
+            assert comparable(found) == comparable(expected)
+        if self.tiered.dumps > dumps:
+            if self.dump is not None:
+                assert self.now - self.dump[0] >= min(LONGEST_WAIT_SECONDS, self.cost_seconds / URGENT_SHARE)
+            self.dump = (self.now, self.now >= self.exact_from, expected, counts)
+
+
+def dumped_part(facts, *, exact):
+    """What nothing but a dump tells; without roles where these are told late."""
+    plain = comparable(facts)
+    states = {state: count for state, count in plain["sockets"].items() if state not in {"listen", "closeWait"}}
+    return (states, plain["timeWait"], plain["ephemeralPorts"].get("destinations")) if exact else states
 
 
 def comparable(facts):
@@ -199,6 +271,120 @@ def test_what_is_not_read_again_is_what_a_full_dump_would_tell(history):
         finally:
             sockets.end()
         event("spared a dump" if sockets.tiered.dumps < sockets.full.dumps else "spared none")
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    history=st.lists(st.tuples(steps, st.sampled_from((2, 10, 15))), min_size=5, max_size=25),
+    cost_seconds=st.sampled_from((0.1, 0.4, 2.0, 10.0)),
+)
+def test_what_is_put_off_is_what_the_last_dump_told_and_no_older_than_stated(history, cost_seconds):
+    with lab.netns() as namespace:
+        sockets = PacedHistory(namespace, cost_seconds)
+        try:
+            for port in PORTS[:2]:
+                sockets.listen(port)
+            for _ in range(10):  # so that one more is no tenth more
+                sockets.connect(PORTS[0])
+                sockets.accept(PORTS[0])
+            sockets.compare()
+            for (name, argument), pause in history:
+                sockets.do(name, argument)
+                sockets.wait(pause)
+                sockets.compare()
+            sockets.wait(LONGEST_UNVISITED_SECONDS + TIME_WAIT_SECONDS)
+            sockets.compare()
+            assert not sockets.tiered.put_off
+        finally:
+            sockets.end()
+        event("put off" if sockets.put_off else "put off none")
+
+
+@pytest.fixture
+def paced():
+    """A namespace of 40 established sockets whose dump, just made, is dear: 0.5 s of CPU time."""
+    with lab.netns() as namespace:
+        sockets = PacedHistory(namespace, 0.5)
+        sockets.listen(8080)
+        for _ in range(20):
+            sockets.connect(8080)
+            sockets.accept(8080)
+        sockets.compare()
+        sockets.wait(10)
+        sockets.compare()
+        yield sockets
+        sockets.end()
+
+
+def test_a_few_more_wait_for_the_pace_and_a_tenth_more_do_not(paced):
+    dumps = paced.tiered.dumps
+    paced.connect(8080)
+    paced.wait(10)
+    assert paced.read(paced.tiered).sockets.established == 40
+    assert paced.tiered.put_off
+    paced.connect(8080)
+    paced.connect(8080)
+    paced.wait(1)
+    assert paced.read(paced.tiered).sockets.established == 46
+    assert not paced.tiered.put_off
+    paced.connect(8080)
+    paced.wait(59)
+    assert paced.read(paced.tiered).sockets.established == 46
+    paced.wait(1)
+    assert paced.read(paced.tiered).sockets.established == 48
+    assert paced.tiered.dumps == dumps + 2
+
+
+def test_even_an_urgent_sign_waits_for_its_share(paced):
+    for _ in range(10):
+        paced.connect(8080)
+    paced.read(paced.tiered)
+    for _ in range(10):
+        paced.connect(8080)
+    paced.wait(9)
+    assert paced.read(paced.tiered).sockets.established == 60
+    paced.wait(1)
+    assert paced.read(paced.tiered).sockets.established == 80
+
+
+def test_a_leak_is_told_at_once_and_ages_while_the_dump_is_put_off(paced):
+    """It moves no count, so that no sign tells of it."""
+    for _ in range(3):
+        paced.half_close(0)
+        paced.open.append(paced.open.pop(0))
+        paced.open.append(paced.open.pop(0))
+    paced.wait(2)
+    found = paced.read(paced.tiered)
+    assert paced.tiered.put_off
+    assert found.sockets.close_wait == 3
+    assert [one.count for one in found.close_wait.peers] == [3]
+    for _ in range(4):
+        paced.send(0)  # moves, and waits
+        paced.wait(15)
+        found = paced.read(paced.tiered)
+    assert [one.count for one in found.close_wait.ages] == [3]
+
+
+def test_ports_that_run_out_are_told_within_two_sweeps_though_a_dump_is_dear(paced):
+    paced.sysctl("40000 40029")
+    paced.wait(61)
+    assert paced.read(paced.tiered).ephemeral_ports.destinations == []
+    for _ in range(27):
+        paced.connect(8080)
+    told = []
+    for _ in range(2):
+        paced.wait(10)
+        used = paced.read(paced.tiered).ephemeral_ports.destinations
+        told.append(max((one.used_percent for one in used), default=0.0))
+    assert max(told) == 90.0
+
+
+def test_rates_go_on_while_the_dump_is_put_off(paced):
+    for _ in range(2):
+        paced.connect(8080)
+        paced.wait(4)
+        assert paced.read(paced.tiered).rates.active_opens == 0.25
+        assert paced.tiered.put_off
 
 
 @pytest.fixture

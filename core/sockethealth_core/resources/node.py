@@ -3,15 +3,29 @@
 from typing import Annotated, Literal
 
 from sockethealth_core.resources.base import Conditions, LabelSelector, ObjectMeta, ProfileTarget, Resource, about
-from sockethealth_core.resources.sockethealth import EvaluationField, FindingsField, HealthField, Mode, Sockets
+from sockethealth_core.resources.sockethealth import (
+    EvaluationField,
+    FindingsField,
+    HealthField,
+    Mode,
+    Severity,
+    Sockets,
+)
 
 
 class Watchpoint(Resource, frozen=True, kw_only=True):
-    """Values of a detector whose crossing the agent must report at once, however small the step."""
+    """Values of a detector whose crossing the agent must report, however small the step."""
 
     detector: Annotated[str, about("The detector whose value is watched.")]
     values: Annotated[list[float], about("Thresholds and clear thresholds in force.", max_items=64)] = []
     parameters: Annotated[dict[str, str], about("The rule's parameters, such as minAge.")] = {}
+    severity: Annotated[
+        Severity,
+        about("The worst of the rules behind the values. Info: a crossing may be reported once it has lasted."),
+    ] = "Critical"
+
+
+ReportMode = Literal["All", "Noteworthy"]
 
 
 class SysctlValue(Resource, frozen=True, kw_only=True):
@@ -162,6 +176,10 @@ class Agent(Resource, frozen=True, kw_only=True):
     ] = 60.0
     boot_id: Annotated[str, about("The kernel's boot (/proc/sys/kernel/random/boot_id).")] = ""
     kernel: Annotated[str, about("Kernel release.")] = ""
+    report_mode: Annotated[
+        ReportMode,
+        about("All: each pod has a SocketHealth. Noteworthy: those near a threshold, or with many sockets."),
+    ] = "All"
 
 
 class NodeFacts(Resource, frozen=True, kw_only=True):

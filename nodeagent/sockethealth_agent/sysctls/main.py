@@ -67,8 +67,11 @@ class WriterProcess:
             ConfigError: there are no usable credentials.
         """
         self._settings = settings
+        self._metrics = metrics
         endpoint = in_cluster() if settings.kubeconfig is None else from_kubeconfig(settings.kubeconfig)
-        self._api = KubeApi(endpoint, user_agent=f"sockethealth-sysctl-writer/{own_version()}")
+        self._api = KubeApi(
+            endpoint, user_agent=f"sockethealth-sysctl-writer/{own_version()}", on_error=metrics.api_error
+        )
         self._own = own_node(self._api, settings.node_name, self._look_again)
         self._pods = pods_of(self._api, settings.node_name, self._wake)
         identity = WriterIdentity(version=own_version(), boot_id=journal.boot_id)
@@ -109,6 +112,7 @@ class WriterProcess:
                 self._woken.clear()
                 self._writer.step()
                 self._passed_at = time.monotonic()
+                self._metrics.passed()
                 self._stopping.wait(SHORTEST_PAUSE_SECONDS)
                 self._woken.wait(self._settings.interval_seconds - SHORTEST_PAUSE_SECONDS)
             self._leave()
@@ -177,7 +181,7 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
 def run(settings: Settings) -> int:
     """Run the writer; the exit code is 1 when it cannot start or put all back, and 2 when it must be restarted."""
     logs.configure(settings.log_level, json=settings.log_json)
-    metrics = WriterMetrics(own_version())
+    metrics = WriterMetrics(settings.node_name, own_version())
     boot_id = (settings.proc_root / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     journal = Journal(settings.journal, boot_id)
     namespaces = KernelNamespaces(settings.proc_root, settings.sysctl_root, settings.host_netns)

@@ -1,10 +1,15 @@
 """The writer's own metrics."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, disable_created_metrics
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
+from sockethealth_agent import registered
+from sockethealth_core import metrics as table
 from sockethealth_core.resources import ProfileState, SysctlProfileReport
 
 RESULTS: Final = ("applied", "restored", "failed", "left")
@@ -30,46 +35,52 @@ class Unheard:
         """See Sink."""
 
 
-class WriterMetrics:
+class WriterMetrics(Collector):
     """A sink of Prometheus metrics, in a registry of its own."""
 
-    def __init__(self, version: str) -> None:
-        """Register everything; version labels ``sockethealth_sysctl_writer_build_info``."""
+    def __init__(self, node: str, version: str, wall_clock: Callable[[], float] = time.time) -> None:
+        """Register everything.
+
+        Args:
+            node: the node's name.
+            version: of the writer.
+            wall_clock: epoch seconds.
+        """
+        # Else there is one more series beside each counter, which nobody queries.
+        disable_created_metrics()  # type: ignore[no-untyped-call] # no annotations
         self.registry = CollectorRegistry()
-        info = Gauge(
-            "sockethealth_sysctl_writer_build_info",
-            "Version of the sysctl writer.",
-            ["version"],
-            registry=self.registry,
-        )
-        info.labels(version).set(1)
-        self._writes = Counter(
-            "sockethealth_sysctl_writes",
-            "Sysctls written (applied, restored), refused by the kernel (failed), or left to who set them (left).",
-            ["result"],
-            registry=self.registry,
-        )
+        self._node = node
+        self._wall_clock = wall_clock
+        self._profiles: tuple[SysctlProfileReport, ...] = ()
+        registered.gauge(table.WRITER_BUILD, self.registry).labels(node, version).set(1)
+        self._last_pass = registered.gauge(table.WRITER_LAST_PASS, self.registry)
+        self._api_errors = registered.counter(table.WRITER_API_ERRORS, self.registry)
+        self._writes = registered.counter(table.SYSCTL_WRITES, self.registry)
         for result in RESULTS:
-            self._writes.labels(result)
-        self._states = Gauge(
-            "sockethealth_sysctl_profile_state",
-            "1 for the state in which a profile is on this node.",
-            ["profile", "state"],
-            registry=self.registry,
-        )
-        self._shown: set[str] = set()
+            self._writes.labels(node, result)
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Where each profile stands, as of the last pass."""
+        series = table.PROFILE_STATE
+        family = GaugeMetricFamily(series.name, series.help, labels=series.labels)
+        for one in self._profiles:
+            for state in get_args(ProfileState):
+                family.add_metric([self._node, one.profile, state], float(one.state == state))
+        yield family
 
     def wrote(self, result: str) -> None:
         """See Sink."""
-        self._writes.labels(result).inc()
+        self._writes.labels(self._node, result).inc()
 
     def stands(self, profiles: Iterable[SysctlProfileReport]) -> None:
         """See Sink."""
-        shown = {one.profile: one for one in profiles}
-        for profile in self._shown - shown.keys():
-            for state in get_args(ProfileState):
-                self._states.remove(profile, state)
-        self._shown = set(shown)
-        for one in shown.values():
-            for state in get_args(ProfileState):
-                self._states.labels(one.profile, state).set(one.state == state)
+        self._profiles = tuple(profiles)
+
+    def passed(self) -> None:
+        """Note that every value has been looked at."""
+        self._last_pass.labels(self._node).set(self._wall_clock())
+
+    def api_error(self, status: int) -> None:
+        """Count a failed request."""
+        self._api_errors.labels(self._node, str(status)).inc()

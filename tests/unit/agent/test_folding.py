@@ -57,11 +57,10 @@ def test_ages_fall_between_their_edges():
     assert max(widths) <= 5_000
 
 
-def test_rate_and_expiry_come_from_the_ages():
+def test_the_rate_comes_from_the_ages():
     steady = TimeWaitAges(tuple(high - low for low, high in pairwise(AGE_EDGES_MS)))
     assert steady.closes_per_second() == pytest.approx(1000)
     assert steady.closes_per_second(10) == pytest.approx(1000)
-    assert steady.expiring_within(5) == pytest.approx(5000)
 
 
 def test_the_fold_agrees_with_the_sockets_one_by_one():

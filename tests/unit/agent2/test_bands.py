@@ -1,20 +1,12 @@
-from dataclasses import replace
-
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_builders import facts
-from sockethealth_core.bands import (
-    SETTLED,
-    SETTLED_SWEEPS,
-    SETTLING_BURST,
-    SETTLING_REFILL_SECONDS,
-    Settling,
-    material,
-    reason_to_write,
-)
+from sockethealth_core import crossings as crossing
+from sockethealth_core.bands import SETTLED, SETTLED_SWEEPS, History, reason_to_write
+from sockethealth_core.crossings import RISE_SWEEPS
 from sockethealth_core.detectors import DETECTORS
 from sockethealth_core.resources import Listener, Owner, Watchpoint
 
@@ -22,6 +14,17 @@ LEAK = Watchpoint(detector="CloseWaitLeak", values=[10, 50], parameters={"minAge
 PORTS = Watchpoint(detector="EphemeralPortExhaustion", values=[40, 50])
 SWEEP_SECONDS = 15
 counts = st.integers(0, 100_000)
+
+
+def crossings(written, current, watchpoints):
+    by = crossing.gauges(watchpoints)
+    return crossing.crossings(crossing.read(written, by), crossing.read(current, by), by)
+
+
+def material(written, current, watchpoints, steps=1):
+    """Why facts are written of which nothing was known before."""
+    crossed = () if written is None else crossings(written, current, watchpoints)
+    return reason_to_write(written, current, crossed, History(), steps)
 
 
 def test_what_was_never_written_is_written():
@@ -138,40 +141,61 @@ def test_facts_are_as_good_as_their_band(written, current):
         assert abs(written - current) <= max(20, written / 4)
 
 
-def sweeps(written, numbers, settling=None, start=1000.0):
-    """Observe a pod sweep by sweep; the number of writes, and what was written last."""
-    settling = settling or Settling()
-    writes = 0
-    for index, number in enumerate(numbers):
+def sweeps(written, numbers):
+    """Observe a pod sweep by sweep; what is written, and why."""
+    history, reasons = History(), []
+    for number in numbers:
         current = facts(established=number)
-        settling = settling.observe(current, start + index * SWEEP_SECONDS)
-        reason = reason_to_write(written, current, [], settling)
-        if reason == SETTLED:
-            settling = settling.spent()
+        history = history.observe(current, (), 0.0)
+        reason = reason_to_write(written, current, (), history)
         if reason is not None:
-            written, writes = current, writes + 1
-    return writes, written
+            written = current
+            reasons.append(reason)
+    return reasons, written
 
 
 def test_a_small_difference_is_written_once_it_has_stayed():
     written = facts(established=10)
-    assert sweeps(written, [12] * (SETTLED_SWEEPS - 1)) == (0, written)
-    assert sweeps(written, [12] * 20) == (1, facts(established=12))
+    assert sweeps(written, [12] * (SETTLED_SWEEPS - 1)) == ([], written)
+    assert sweeps(written, [12] * 20) == ([SETTLED], facts(established=12))
 
 
 def test_a_flickering_number_is_never_written():
-    assert sweeps(facts(established=10), [11, 12] * 50)[0] == 0
+    assert sweeps(facts(established=10), [11, 12] * 50)[0] == []
 
 
-def test_slow_flicker_is_bounded_by_the_bucket():
-    day = 24 * 3600 // SWEEP_SECONDS
-    numbers = [10 + (index // SETTLED_SWEEPS) % 2 for index in range(day)]
-    writes, _ = sweeps(facts(established=10), numbers)
-    assert writes <= SETTLING_BURST + 24 * 3600 / SETTLING_REFILL_SECONDS
-    assert writes > SETTLING_BURST
+def test_a_rise_that_is_damped_takes_no_other_number_with_it():
+    """Else each write of a band would write the rise too, and its fall right after."""
+    low, high = facts(close_wait=40, older=40), facts(close_wait=60, older=60, established=5000)
+    history = History()
+    for _ in range(3):
+        history = history.wrote(crossings(low, high, [LEAK]), 0.0).wrote(crossings(high, low, [LEAK]), 0.0)
+    found = []
+    for _ in range(RISE_SWEEPS[3]):
+        crossed = crossings(low, high, [LEAK])
+        history = history.observe(high, crossed, 0.0)
+        found.append(reason_to_write(low, high, crossed, history))
+    assert found == [None, None, "crossed CloseWaitLeak 50"]
 
 
-def test_a_bucket_refills_while_nothing_is_written():
-    empty = replace(Settling(), tokens=0.0).observe(facts(), 1000.0)
-    assert not empty.tokens
-    assert empty.observe(facts(), 1000.0 + 2 * SETTLING_REFILL_SECONDS).tokens == pytest.approx(2)
+def test_a_crossing_of_an_info_rule_does_not_settle_before_its_time():
+    watched = Watchpoint(detector="OutboundTimeWait", values=[1000], severity="Info")
+    low, high = facts(used=990, time_wait=990), facts(used=1010, time_wait=1010)
+    history, found = History(), []
+    for _ in range(6):
+        crossed = crossings(low, high, [watched])
+        history = history.observe(high, crossed, 0.0)
+        found.append(reason_to_write(low, high, crossed, history))
+    assert found == [None] * 5 + ["crossed OutboundTimeWait 1000"]
+
+
+@given(steps=st.integers(1, 4), written=counts, current=counts)
+def test_a_wider_band_holds_all_that_a_narrower_one_does(steps, written, current):
+    before, after = facts(established=written), facts(established=current)
+    if material(before, after, [], steps) is None:
+        assert material(before, after, [], steps + 1) is None
+
+
+def test_even_the_widest_band_shows_what_has_trebled_or_gone():
+    assert material(facts(established=200), facts(established=600), [], 4) == "established"
+    assert material(facts(established=200), facts(established=0), [], 4) == "established"

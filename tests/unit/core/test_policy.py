@@ -110,3 +110,31 @@ def test_watchpoints_are_every_threshold_once_and_in_a_stable_order():
         ("InboundTimeWait", {}, [500, 1000]),
     ]
     assert watchpoints([two, one]) == watchpoints([one, two])
+
+
+def test_a_watchpoint_has_the_worst_severity_of_its_values_and_those_of_info_rules_come_last():
+    def rule(name, threshold, clear, severity, detector="CloseWaitLeak"):
+        return {
+            "name": name,
+            "detector": detector,
+            "threshold": threshold,
+            "clearThreshold": clear,
+            "severity": severity,
+        }
+
+    policy = read_policy(
+        document(
+            rules=[
+                rule("explained", 20, 5, "Info"),
+                rule("warned", 50, 20, "Warning"),
+                rule("alarmed", 1000, 50, "Critical"),
+                rule("other", 1000, 500, "Warning", "OutboundTimeWait"),
+            ]
+        )
+    )
+    assert [(w.detector, w.severity, w.values) for w in watchpoints([policy])] == [
+        ("CloseWaitLeak", "Critical", [50, 1000]),
+        ("CloseWaitLeak", "Warning", [20]),
+        ("OutboundTimeWait", "Warning", [500, 1000]),
+        ("CloseWaitLeak", "Info", [5]),
+    ]
