@@ -7,13 +7,17 @@ from typing import Final
 import click
 import msgspec
 
-from benchmarks import dump, steady, sweep
+from benchmarks import dump, fleet, operator_sync, pace, steady, sweep, writes
 from benchmarks.report import Missing, Report, plain, table
 
 BENCHMARKS: Final[Mapping[str, tuple[str, Callable[[], Report]]]] = {
     "dump": (dump.TITLE, dump.run),
     "sweep": (sweep.TITLE, sweep.run),
+    "pace": (pace.TITLE, pace.run),
     "steady": (steady.TITLE, steady.run),
+    "writes": (writes.TITLE, writes.run),
+    "fleet": (fleet.TITLE, fleet.run),
+    "operator": (operator_sync.TITLE, operator_sync.run),
 }
 EPILOG: Final = "\b\nNames:\n" + "\n".join(f"  {name:8} {title}" for name, (title, _run) in BENCHMARKS.items())
 

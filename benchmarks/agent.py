@@ -21,7 +21,7 @@ def main() -> None:
     die_with(int(sys.argv[1]))
     pace = float(sys.argv[4])
     sampler = Sampler(proc=Path(sys.argv[2]), host_netns=sys.argv[3], clock=lambda: time.monotonic() * pace)
-    metrics = Metrics(agent_command.__name__)
+    metrics = Metrics("benchmark", agent_command.__name__)
     for line in sys.stdin:
         pods = {uid: pod_of(uid) for uid in json.loads(line)}
         began = time.process_time()

@@ -59,6 +59,20 @@ class Namespace:
         """
         self._ask(0, "time_wait", connections=connections, destinations=destinations, inbound=inbound)
 
+    def crowd(self, connections: int, *, destinations: int, at_once: int) -> None:
+        """Outbound TIME_WAIT sockets, made by several processes at once: more than one makes while they last.
+
+        Raises:
+            LoadError: they could not be made.
+        """
+        while len(self._processes) < at_once:
+            self._processes.append(_start(self.path, len(self._processes)))
+        share = connections // at_once
+        for index in range(at_once):
+            self._tell(index, "time_wait", connections=share, destinations=destinations, inbound=False)
+        for index in range(at_once):
+            self._hear(index, "time_wait")
+
     def hold(self, connections: int, *, destinations: int = 1) -> None:
         """Connections whose two ends stay here, ESTABLISHED; as many processes as their descriptors take.
 
@@ -90,11 +104,20 @@ class Namespace:
             process.communicate()
 
     def _ask(self, index: int, command: str, **arguments: Any) -> Any:
+        self._tell(index, command, **arguments)
+        return self._hear(index, command)
+
+    def _tell(self, index: int, command: str, **arguments: Any) -> None:
         process = self._processes[index]
-        if process.stdin is None or process.stdout is None:
+        if process.stdin is None:
             raise LoadError("The process in the namespace has no pipes.")
         process.stdin.write(json.dumps({"do": command, **arguments}) + "\n")
         process.stdin.flush()
+
+    def _hear(self, index: int, command: str) -> Any:
+        process = self._processes[index]
+        if process.stdout is None:
+            raise LoadError("The process in the namespace has no pipes.")
         line = process.stdout.readline()
         if not line:
             raise LoadError(f"The process in the namespace ended during {command}, with {process.wait()}.")

@@ -15,7 +15,7 @@ from sockethealth_agent import procfs
 from sockethealth_agent.pods import PodInfo
 
 CONTAINER: Final = "ab" * 32
-_PREFIX: Final = "sockethealth-bench-"
+_PREFIX: Final = "sockethealth-bench-node-"
 _OF_THE_NODE: Final = ("uptime", "thread-self", "self", "sys", "net", "stat", "meminfo")
 _OF_A_PROCESS: Final = ("stat", "status", "ns", "fd", "comm", "net")
 
