@@ -4,6 +4,7 @@ import click
 
 from sockethealth_cli.demo import demo
 from sockethealth_cli.explain import explain
+from sockethealth_cli.report_command import report
 from sockethealth_cli.scan import scan
 from sockethealth_cli.top import top
 
@@ -22,6 +23,7 @@ def main() -> None:
 main.add_command(scan)
 main.add_command(demo)
 main.add_command(top)
+main.add_command(report)
 main.add_command(explain)
 
 

@@ -9,12 +9,13 @@ import click
 
 from sockethealth_cli import cluster, output, owners, profiles, render, story
 from sockethealth_cli.arguments import command_first
-from sockethealth_cli.cluster import Cluster, MissingError, Object, RefusedError
+from sockethealth_cli.cluster import Cluster, ClusterError, MissingError, Object, RefusedError
 from sockethealth_cli.errors import UsageProblem
 from sockethealth_cli.explain import explain
 from sockethealth_cli.fix_command import print_fix
 from sockethealth_cli.place import Place, common, connected, unreported
-from sockethealth_cli.text import printable
+from sockethealth_cli.report_plugin import report_pod
+from sockethealth_cli.text import counted, printable
 from sockethealth_core.resources import NodeSocketHealth, SocketHealth, SysctlProfile, decode
 
 _EPILOG: Final = """\b
@@ -26,6 +27,8 @@ Examples:
   kubectl sockethealth node node-a -o yaml
   kubectl sockethealth fix cart-7c9f6d5b8-x2x9k -n shop > patch.yaml
   kubectl sockethealth profiles wider-ports       what it changes, by node
+  kubectl sockethealth report pod cart-7c9f6d5b8-x2x9k -n shop \
+    --prometheus http://localhost:9090 -o incident.html
   kubectl sockethealth explain CloseWaitLeak
 \b
 Exit codes:
@@ -37,7 +40,9 @@ Exit codes:
 Shell completion (bash; zsh_source and fish_source for others):
   eval "$(_KUBECTL_SOCKETHEALTH_COMPLETE=bash_source kubectl-sockethealth)"
 """
-_VALUED: Final = frozenset({"-n", "--namespace", "--context", "--kubeconfig", "-o", "--output"})
+_VALUED: Final = frozenset(
+    {"-n", "--namespace", "--context", "--kubeconfig", "-o", "--output", "--prometheus", "--since", "--until"}
+)
 _DEFAULT: Final = "list"
 _MOST_BLOCKS: Final = 5
 
@@ -73,6 +78,7 @@ def list_pods(place: Place, all_namespaces: bool, form: output.Format, exit_code
         worst = next((item.metadata for item in items if item.status.health != "Healthy"), None)
         if worst is not None:
             click.echo(f"\nThe story of one: kubectl sockethealth pod {worst.name} -n {worst.namespace}")
+        _note_what_is_left_out(place.cluster)
     else:
         # As the API server has them, so that nothing a newer operator writes is lost.
         output.print_text(output.serialized([item for _, item in pairs], form))
@@ -192,6 +198,7 @@ def list_profiles(name: str | None, place: Place, form: output.Format) -> None:
 
 plugin.add_command(print_fix)
 plugin.add_command(explain)
+plugin.add_command(report_pod)
 
 
 def _listed(place: Place, *, all_namespaces: bool) -> list[Object]:
@@ -207,6 +214,23 @@ def _listed(place: Place, *, all_namespaces: bool) -> list[Object]:
             raise error from None
         output.note(f"{printable(str(error))}. Shown is namespace {printable(namespace)}, your context's.")
         return found
+
+
+def _note_what_is_left_out(connection: Cluster) -> None:
+    """Say so where agents report only some of their pods; a person who may not see nodes is not bothered with it."""
+    try:
+        nodes = [decode(NodeSocketHealth, one) for one in connection.list(cluster.NODE_SOCKET_HEALTHS)]
+    except RefusedError:
+        return
+    except ClusterError as error:
+        output.note(f"whether every pod is reported is not known: {printable(str(error))}")
+        return
+    sparing = sum(node.status.agent.report_mode == "Noteworthy" for node in nodes)
+    if sparing:
+        output.note(
+            f"the agents of {sparing} of {counted(len(nodes), 'node')} report noteworthy pods only (report.mode), "
+            "which are near a threshold or have many sockets"
+        )
 
 
 def _finish(items: Iterable[SocketHealth | NodeSocketHealth], *, exit_code: bool) -> None:

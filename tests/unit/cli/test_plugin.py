@@ -14,6 +14,7 @@ from sockethealth_cli.plugin import plugin
 from sockethealth_core.resources import encode
 from unit.cli.builders import exhausted, judged, leaking, quiet
 
+NODES = "/apis/sockethealth.io/v1alpha1/nodesockethealths"
 Answer = Callable[[str, dict[str, list[str]]], tuple[int, dict]]
 
 
@@ -71,7 +72,13 @@ def run(*arguments: str):
     return CliRunner().invoke(plugin, arguments)
 
 
+def reporting(name: str, mode: str) -> dict:
+    return {"metadata": {"name": name}, "status": {"agent": {"reportMode": mode}}}
+
+
 def two_pages(path: str, query: dict[str, list[str]]) -> tuple[int, dict]:
+    if path == NODES:
+        return 200, {"metadata": {}, "items": [reporting("node-a", "All")]}
     assert path == "/apis/sockethealth.io/v1alpha1/sockethealths"
     if query.get("continue") == ["page2"]:
         return 200, {"metadata": {}, "items": [pod("shop", "web", exhausted())]}
@@ -99,11 +106,33 @@ def test_json_has_the_objects_as_the_api_server_has_them(api):
 
 def test_one_namespace_is_asked_for_alone(api):
     def answer(path: str, _query: dict[str, list[str]]) -> tuple[int, dict]:
+        if path == NODES:
+            return 403, {"kind": "Status"}
         assert path == "/apis/sockethealth.io/v1alpha1/namespaces/shop/sockethealths"
         return 200, {"metadata": {}, "items": [pod("shop", "web", quiet())]}
 
     result = run("--kubeconfig", api(answer), "-n", "shop")
     assert "Pod shop/web is healthy" in result.stdout
+    assert result.stderr == "", "who may not see nodes is not bothered with them"
+
+
+@pytest.mark.parametrize(
+    ("modes", "said"),
+    [
+        (["All", "All"], ""),
+        (["All", "Noteworthy"], "note: the agents of 1 of 2 nodes report noteworthy pods only"),
+        (["Noteworthy"], "note: the agents of 1 of 1 node report noteworthy pods only"),
+    ],
+)
+def test_where_agents_report_noteworthy_pods_only_it_is_said(api, modes, said):
+    def answer(path: str, _query: dict[str, list[str]]) -> tuple[int, dict]:
+        nodes = [reporting(f"node-{index}", mode) for index, mode in enumerate(modes)]
+        return 200, {"metadata": {}, "items": nodes if path == NODES else [pod("shop", "web", quiet())]}
+
+    result = run("--kubeconfig", api(answer))
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith(said)
+    assert bool(result.stderr) == bool(said)
 
 
 @pytest.mark.parametrize(
