@@ -1,0 +1,289 @@
+"""Panels as all dashboards have them, over Grafana's own library of types (grafana-foundation-sdk)."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.cog.builder import Builder
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models import common as common_models
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+from sockethealth_core.detectors import DETECTORS
+from sockethealth_core.metrics import Series
+from sockethealth_monitoring.promql import select
+
+Panel = Builder[models.Panel]
+
+DATASOURCE: Final = models.DataSourceRef("prometheus", "${datasource}")
+TAG: Final = "sockethealth"
+FLEET, POD, NODE, OWN_HEALTH = (f"sockethealth-{name}" for name in ("fleet", "pod", "node", "own-health"))
+INTERVAL: Final = "$__rate_interval"
+
+RATIO: Final = "percentunit"
+COUNT: Final = "short"
+SECONDS: Final = "s"
+PER_SECOND: Final = "cps"
+
+_COLORS: Final = {"Info": "blue", "Warning": "orange", "Critical": "red"}
+_LINKS: Final = {
+    "pod": f"/d/{POD}?var-datasource=${{datasource}}&var-namespace=${{__data.fields.namespace}}"
+    "&var-pod=${__data.fields.pod}&${__url_time_range}",
+    "node": f"/d/{NODE}?var-datasource=${{datasource}}&var-node=${{__data.fields.node}}&${{__url_time_range}}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """PromQL, and how a legend or a column is called: a template of labels, or words."""
+
+    expression: str
+    legend: str = ""
+
+
+Steps = Sequence[tuple[float | None, str]]
+PLAIN: Final[Steps] = ((None, "text"),)
+GOOD_AT_ZERO: Final[Steps] = ((None, "green"), (1, "red"))
+GOOD_AT_ONE: Final[Steps] = ((None, "red"), (1, "green"))
+
+
+def limits(detector: str, per_unit: float = 1) -> Steps:
+    """Colours from the limits of a detector's default rules; per_unit is what one of its units is in the series."""
+    rules = sorted(DETECTORS[detector].defaults, key=lambda rule: rule.threshold)
+    return ((None, "green"), *((rule.threshold * per_unit, _COLORS[rule.severity]) for rule in rules))
+
+
+def number(
+    title: str,
+    expression: str,
+    description: str,
+    unit: str = COUNT,
+    steps: Steps = PLAIN,
+    *,
+    span: int = 4,
+    nothing: str = "0",
+    decimals: int | None = None,
+) -> stat.Panel:
+    """One number of this moment."""
+    panel = (
+        stat.Panel()
+        .title(title)
+        .description(description)
+        .datasource(DATASOURCE)
+        .span(span)
+        .height(4)
+        .unit(unit)
+        .thresholds(_thresholds(steps))
+        .graph_mode(common_models.BigValueGraphMode.AREA)
+        .color_mode(common_models.BigValueColorMode.VALUE)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .no_value(nothing)
+        .with_target(_range(Query(expression), 0))
+    )
+    return panel if decimals is None else panel.decimals(decimals)
+
+
+def over_time(
+    title: str,
+    queries: Sequence[Query],
+    description: str,
+    unit: str = COUNT,
+    *,
+    span: int = 12,
+    stacked: bool = False,
+    greatest: float | None = None,
+    steps: Steps | None = None,
+) -> timeseries.Panel:
+    """Lines over time; stacked where the sum means something, and steps as lines where there are limits."""
+    panel = (
+        timeseries.Panel()
+        .title(title)
+        .description(description)
+        .datasource(DATASOURCE)
+        .span(span)
+        .height(8)
+        .unit(unit)
+        .min(0)
+        .line_width(1)
+        .fill_opacity(25 if stacked else 5)
+        .show_points(common_models.VisibilityMode.NEVER)
+        .legend(
+            common.VizLegendOptions()
+            .display_mode(common_models.LegendDisplayMode.TABLE)
+            .placement(common_models.LegendPlacement.BOTTOM)
+            .show_legend(True)
+            .calcs(["lastNotNull", "max"])
+            .sort_by("Max")
+            .sort_desc(True)
+        )
+        .tooltip(
+            common.VizTooltipOptions()
+            .mode(common_models.TooltipDisplayMode.MULTI)
+            .sort(common_models.SortOrder.DESCENDING)
+        )
+        .targets([_range(query, index) for index, query in enumerate(queries)])
+    )
+    if stacked:
+        panel = panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
+    if greatest is not None:
+        panel = panel.max(greatest)
+    if steps is not None:
+        dashed = common.GraphThresholdsStyleConfig().mode(common_models.GraphThresholdsStyleMode.DASHED)
+        panel = panel.thresholds(_thresholds(steps)).thresholds_style(dashed)
+    return panel
+
+
+def rows_of(
+    title: str,
+    queries: Sequence[Query],
+    description: str,
+    columns: Mapping[str, tuple[str, Steps]],
+    *,
+    sort_by: str,
+    greatest_first: bool = True,
+    order: Sequence[str] = (),
+    hidden: Sequence[str] = (),
+    joined_by: str = "",
+    span: int = 12,
+    height: int = 8,
+) -> table.Panel:
+    """A table of this moment, worst first; cells that name a pod or a node lead to its dashboard.
+
+    Args:
+        title: of the panel.
+        queries: the legend of each is the name of its column of numbers.
+        description: of the panel.
+        columns: unit and colours of the columns of numbers.
+        sort_by: the column by which rows are sorted.
+        greatest_first: whether its greatest value comes first.
+        order: labels in the order of their columns; empty for that of the alphabet.
+        hidden: labels that are not shown.
+        joined_by: the label by which several queries become one row; empty for one query.
+        span: width of 24.
+        height: in Grafana's units.
+    """
+    names = {f"Value #{_letter(index)}": query.legend for index, query in enumerate(queries)}
+    if len(queries) == 1:
+        names = {"Value": queries[0].legend}
+    times = dict.fromkeys(("Time", *(f"Time {index + 1}" for index in range(len(queries))), *hidden), True)
+    places = {label: index for index, label in enumerate(order)}
+    options = {"excludeByName": times, "renameByName": names, "indexByName": places}
+    transformations = [models.DataTransformerConfig("organize", options=options)]
+    if joined_by:
+        joining = {"byField": joined_by, "mode": "outer"}
+        transformations.insert(0, models.DataTransformerConfig("joinByField", options=joining))
+    panel = (
+        table.Panel()
+        .title(title)
+        .description(description)
+        .datasource(DATASOURCE)
+        .span(span)
+        .height(height)
+        .targets([_instant(query, index) for index, query in enumerate(queries)])
+        .transformations(transformations)
+        .sort_by([common.TableSortByFieldState().display_name(sort_by).desc(greatest_first)])
+        .filterable(True)
+    )
+    for column, (unit, steps) in columns.items():
+        properties = [models.DynamicConfigValue("unit", unit)]
+        if steps:
+            listed = [{"value": value, "color": color} for value, color in steps]
+            properties += [
+                models.DynamicConfigValue("thresholds", {"mode": "absolute", "steps": listed}),
+                models.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
+            ]
+        panel = panel.override_by_name(column, properties)
+    severities = {name: {"color": color, "index": index} for index, (name, color) in enumerate(_COLORS.items())}
+    panel = panel.override_by_name(
+        "severity",
+        [
+            models.DynamicConfigValue("mappings", [{"type": "value", "options": severities}]),
+            models.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
+        ],
+    )
+    for column, url in _LINKS.items():
+        if column not in hidden:
+            link = {"title": f"Dashboard of the {column}", "url": url}
+            panel = panel.override_by_name(column, [models.DynamicConfigValue("links", [link])])
+    return panel
+
+
+def chosen(
+    name: str, series: Series, *, among: Mapping[str, str] | None = None, several: bool = False
+) -> dashboard.QueryVariable:
+    """A variable whose values are those of a series' label."""
+    query = f"label_values({select(series, **(among or {}))}, {name})"
+    variable = (
+        dashboard.QueryVariable(name)
+        .label(name)
+        .datasource(DATASOURCE)
+        .query({"query": query, "refId": f"variable-{name}"})
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
+    )
+    return variable.multi(True).include_all(True).all_value(".*") if several else variable
+
+
+def dashboard_of(
+    uid: str,
+    title: str,
+    description: str,
+    variables: Sequence[dashboard.QueryVariable],
+    rows: Mapping[str, Sequence[Panel]],
+) -> dashboard.Dashboard:
+    """A dashboard: panels by the title of their row, with what all have: the data source, and links to the others.
+
+    Widths of panels side by side have to add up to 24.
+    """
+    others = dashboard.DashboardLink("SocketHealth").type(models.DashboardLinkType.DASHBOARDS).tags([TAG])
+    built = (
+        dashboard.Dashboard(f"SocketHealth / {title}")
+        .uid(uid)
+        .description(description)
+        .tags([TAG])
+        .time("now-1h", "now")
+        .refresh("30s")
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
+        .link(others.as_dropdown(True).keep_time(True).include_vars(True))
+        .with_variable(dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+    )
+    for variable in variables:
+        built = built.with_variable(variable)
+    for row, panels in rows.items():
+        built = built.with_row(dashboard.Row(row))
+        for panel in panels:
+            built = built.with_panel(panel)
+    return built
+
+
+def encoded(built: dashboard.Dashboard) -> str:
+    """The JSON of a dashboard, with panels numbered, as links to one panel need it."""
+    document = json.loads(JSONEncoder(sort_keys=True).encode(built.build()))
+    for number_, panel in enumerate(document["panels"], start=1):
+        panel["id"] = number_
+    return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _range(query: Query, index: int) -> prometheus.Dataquery:
+    return _target(query, index).range()
+
+
+def _instant(query: Query, index: int) -> prometheus.Dataquery:
+    return _target(query, index).instant().format(PromQueryFormat.TABLE)
+
+
+def _target(query: Query, index: int) -> prometheus.Dataquery:
+    target = prometheus.Dataquery().ref_id(_letter(index)).datasource(DATASOURCE).expr(query.expression)
+    return target.legend_format(query.legend) if query.legend else target
+
+
+def _letter(index: int) -> str:
+    return chr(ord("A") + index)
+
+
+def _thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
+    config = dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE)
+    return config.steps([models.Threshold(value, color) for value, color in steps])

@@ -1,0 +1,175 @@
+"""From a leak in a real pod to what Alertmanager is told, and to what every query of the dashboards shows."""
+
+import json
+import re
+
+import pytest
+
+from harness import packages
+from harness.errors import HarnessError
+from harness.images import REPOSITORY
+from harness.plugin import skip_or_fail
+from product_lab import Place
+from prometheus_lab import SCRAPE_SECONDS, STEP_SECONDS, Monitoring
+
+pytestmark = pytest.mark.node
+
+LEAK = "SocketHealthCloseWaitLeak"
+LEAKED = 120
+MIN_AGE_SECONDS = 60
+SWEEP_SECONDS = 10
+FOR_SECONDS = 4
+CUSTOM = {
+    LEAK: {"for": f"{FOR_SECONDS}s", "keepFiringFor": "2s"},
+    "SocketHealthPolicyFinding": {"keepFiringFor": "2s"},
+}
+POLICY = {
+    "apiVersion": "sockethealth.io/v1alpha1",
+    "kind": "SocketHealthPolicy",
+    "metadata": {"name": "quick"},
+    "spec": {
+        "rules": [
+            {
+                "name": "leak",
+                "detector": "CloseWaitLeak",
+                "threshold": 100,
+                "clearThreshold": 10,
+                "for": "2s",
+                "clearAfter": "5s",
+                "parameters": {"minAge": "5s"},
+            }
+        ]
+    },
+}
+DASHBOARDS = sorted((REPOSITORY / "charts" / "sockethealth" / "files" / "dashboards").glob("*.json"))
+NO_WRITER = "sysctls.enabled is off in the installation that these tests share"
+RIGHTLY_EMPTY = {
+    "fleet / Outbound TIME_WAIT to one destination": "no client here closes its connections",
+    "fleet / Retransmitted segments": "nothing is lost between pods of one node",
+    "fleet / Connections dropped at accept queues": "no accept queue is full",
+    "fleet / Fullest SYN backlogs": "nothing stays half open",
+    "pod / Ports run out in": "the pod opens no further connections",
+    "pod / By destination": "metrics.destinations.enabled is off by default",
+    "node / Profiles on this node": NO_WRITER,
+    "own-health / Failures": "nothing fails, and answers 404 and 409 need not have come",
+    "own-health / Watches": "no watch has broken off",
+    "own-health / Answers that are errors": "the API server refuses nothing",
+    "own-health / Nodes of profiles": "there is no SysctlProfile",
+    "own-health / Conditions that hold": "there is no SysctlProfile",
+    "own-health / Sysctls written": NO_WRITER,
+    "own-health / Oldest pass of a sysctl writer": NO_WRITER,
+    "own-health / Sysctl writers": NO_WRITER,
+}
+"""Panels that may show nothing where all is well, and why."""
+
+
+@pytest.fixture(scope="module")
+def monitoring(product, tmp_path_factory):
+    try:
+        packages.ensure(packages.MONITORING)
+        monitoring = Monitoring(product, tmp_path_factory.mktemp("prometheus"))
+    except HarnessError as error:
+        skip_or_fail(f"Prometheus, or a way for it into the cluster, is missing: {error}")
+    try:
+        monitoring.start("--set-json", f"defaultRules.customRules={json.dumps(CUSTOM)}")
+        yield monitoring
+    finally:
+        monitoring.stop()
+
+
+@pytest.fixture(scope="module")
+def place(product, monitoring):
+    """A pod that leaks, and the server that closes its connections."""
+    place = Place(product, "test-alerts")
+    place.apply(POLICY)
+    server = place.service("impatient")
+    place.deployment("impatient", "python3", "/scripts/server.py", "--close-after=1")
+    place.deployment("leaking", "python3", "/scripts/leaking_client.py", server, f"--count={LEAKED}", "--rate=400")
+    yield place
+    place.delete()
+
+
+@pytest.fixture(scope="module")
+def alert(place, monitoring):
+    """What Alertmanager is told of the leak."""
+    pod = place.pod("leaking")["metadata"]["name"]
+    seconds = MIN_AGE_SECONDS + SWEEP_SECONDS + SCRAPE_SECONDS + STEP_SECONDS + FOR_SECONDS + 30
+    place.until(lambda: monitoring.alerts(alertname=LEAK, pod=pod) != [], "the alert", seconds=seconds)
+    (alert,) = monitoring.alerts(alertname=LEAK, pod=pod)
+    return alert
+
+
+def test_alertmanager_is_told_which_pod_on_which_node_and_the_number(alert, place):
+    pod = place.pod("leaking")
+    name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
+    assert alert["labels"] == {
+        "alertname": LEAK,
+        "severity": "warning",
+        "namespace": place.namespace,
+        "pod": name,
+        "node": node,
+    }
+    said = alert["annotations"]
+    assert said["summary"] == f"Pod {place.namespace}/{name} holds {LEAKED} CLOSE_WAIT sockets older than 60s."
+    assert f"on node {node} holds {LEAKED} CLOSE_WAIT sockets" in said["description"]
+    assert "the limit is 50." in said["description"]
+    assert said["runbook_url"] == "https://sockethealth.io/runbooks/CloseWaitLeak"
+
+
+def test_what_a_policy_of_ones_own_finds_is_told_too(alert, place, monitoring):
+    pod = alert["labels"]["pod"]
+    found = {"alertname": "SocketHealthPolicyFinding", "pod": pod, "policy": "quick", "rule": "leak"}
+    place.until(lambda: monitoring.alerts(**found) != [], "the alert of the policy", seconds=30)
+    (told,) = monitoring.alerts(**found)
+    assert told["labels"]["type"] == "CloseWaitLeak"
+    assert f"the value {LEAKED}." in told["annotations"]["description"]
+
+
+def test_no_alert_about_the_product_itself_is_even_pending(alert, monitoring):
+    groups = monitoring.prometheus.get("/api/v1/rules", type="alert")["data"]["groups"]
+    (own,) = [group for group in groups if group["name"] == "sockethealth-itself"]
+    assert len(own["rules"]) > 10
+    assert [rule for rule in own["rules"] if rule["state"] != "inactive" or rule["health"] != "ok"] == []
+
+
+def panels():
+    for file in DASHBOARDS:
+        for panel in json.loads(file.read_text())["panels"]:
+            if panel["type"] != "row":
+                yield f"{file.stem} / {panel['title']}", panel["targets"]
+
+
+def test_every_query_of_every_dashboard_shows_something(alert, place, monitoring):
+    chosen = {"namespace": place.namespace, "pod": alert["labels"]["pod"], "node": alert["labels"]["node"]}
+    values = {**chosen, "__rate_interval": "1m"}
+    empty = {}
+    for panel, targets in panels():
+        for target in targets:
+            query = re.sub(r"\$(\w+)", lambda found: values[found[1]], target["expr"])
+            if not monitoring.query(query):
+                empty.setdefault(panel, []).append(query)
+    assert {panel: queries for panel, queries in empty.items() if panel not in RIGHTLY_EMPTY} == {}
+    assert RIGHTLY_EMPTY.keys() <= {panel for panel, _ in panels()}
+    assert sum(len(targets) for _, targets in panels()) > 100, "so many were asked"
+
+
+def test_variables_of_dashboards_offer_what_there_is(alert, monitoring):
+    for file in DASHBOARDS:
+        for variable in json.loads(file.read_text())["templating"]["list"]:
+            if variable["type"] != "query":
+                continue
+            selector, label = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"]["query"]).groups()
+            selector = selector.replace("$namespace", alert["labels"]["namespace"])
+            offered = {series["metric"][label] for series in monitoring.query(selector)}
+            assert alert["labels"][label] in offered
+
+
+def test_the_alert_ends_with_the_leak(alert, place, monitoring):
+    pod = alert["labels"]["pod"]
+    place.cluster.exec(place.namespace, pod, "sh", "-c", "kill -USR1 1")
+    place.until(
+        lambda: monitoring.alerts(pod=pod) == [],
+        "Alertmanager to be told that it is over",
+        seconds=SWEEP_SECONDS + 60,
+    )
+    assert monitoring.query(f'ALERTS{{pod="{pod}"}}') == []
