@@ -43,11 +43,11 @@ def up() -> None:
     if lacking:
         raise HarnessError(lacking)
     cluster = _cluster()
-    _install(cluster, cluster.image)
-    _start_workloads(cluster, cluster.image)
+    install(cluster, cluster.image)
+    start_workloads(cluster, cluster.image)
     with step("three workloads misbehave, and are found out", takes="about a minute"):
-        _await_findings(cluster)
-    sys.stdout.write(_what_to_look_at(cluster))
+        await_findings(cluster)
+    sys.stdout.write(what_to_look_at(cluster))
 
 
 def _cluster() -> OwnCluster:
@@ -65,7 +65,8 @@ def _cluster() -> OwnCluster:
     return cluster
 
 
-def _install(cluster: OwnCluster, image: str) -> None:
+def install(cluster: OwnCluster, image: str) -> None:
+    """Install the chart with the demo's values, or upgrade to them."""
     repository, _, tag = image.rpartition(":")
     with step("helm install"):
         cluster.helm(
@@ -77,7 +78,9 @@ def _install(cluster: OwnCluster, image: str) -> None:
         )
 
 
-def _start_workloads(cluster: OwnCluster, image: str) -> None:
+def start_workloads(cluster: OwnCluster, image: str) -> None:
+    """Start the three, in a namespace of their own."""
+
     def apply(manifest: str) -> None:
         cluster.kubectl("apply", "-f", "-", input=manifest)
 
@@ -88,7 +91,12 @@ def _start_workloads(cluster: OwnCluster, image: str) -> None:
     apply(workloads.replace("image: sockethealth\n", f"image: {image}\n"))
 
 
-def _await_findings(cluster: OwnCluster) -> None:
+def await_findings(cluster: OwnCluster) -> None:
+    """Wait for what is expected on each, and say it.
+
+    Raises:
+        HarnessError: one did not come.
+    """
     shown: set[str] = set()
     deadline = time.monotonic() + FINDINGS_SECONDS
     while shown != EXPECTED.keys():
@@ -113,7 +121,8 @@ def _findings(cluster: OwnCluster) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def _what_to_look_at(cluster: OwnCluster) -> str:
+def what_to_look_at(cluster: OwnCluster) -> str:
+    """The commands that show it."""
     kubectl = shlex.quote(str(client_path("kubectl")))
     return f"""
 A Kubernetes with SocketHealth and three badly behaved workloads runs on this machine. In this shell:

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -252,11 +251,8 @@ def test_a_leak_is_found_said_once_and_forgotten_when_repaired(place):
         "the leak",
         seconds=30,
     )
-    leaked_at = time.monotonic()
     min_age = 5 + 1  # the rule's, and the server's second before it closes
     place.until(lambda: "leak" in place.findings(pod), "the finding", seconds=min_age + FOR_SECONDS + 30)
-    found_after = time.monotonic() - leaked_at
-    assert found_after < min_age + FOR_SECONDS + 30
 
     finding = place.findings(pod)["leak"]
     assert finding["value"] == LEAKED
