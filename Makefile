@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test lint types unit kernel api node bench generate lock demo demo-down clean
+.PHONY: help setup run test lint types unit kernel api node versions reproducible wheels bench generate lock docs demo demo-down clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,11 +50,38 @@ api: setup ## tests on a real API server
 node: setup ## end-to-end tests on a real node
 	$(BIN)/python -m pytest tests/node
 
+# The oldest one that the chart takes, and the newest one that there is; and the tests whose outcome the API server decides.
+VERSIONS ?= v1.31.0 v1.36.3
+VERSION_TESTS := packaging admission admission_policies profile_admission agent_reporter operator_findings
+
+versions: setup ## tests on API servers of the oldest and the newest Kubernetes; they take 20 minutes to build once
+	@for version in $(VERSIONS); do echo "Kubernetes $$version"; \
+	  SOCKETHEALTH_TEST_KUBERNETES=$$version $(BIN)/python -m pytest -q \
+	  $(VERSION_TESTS:%=tests/api/test_%.py) || exit 1; done
+
+reproducible: setup ## build the image twice; fails when what the Dockerfile adds differs
+	@PYTHONPATH=tests $(BIN)/python -m harness reproducible
+
+# Python of the Dockerfile's default base, and the processors the image is for.
+IMAGE_PYTHON := $(shell sed -n 's/^ARG BASE=.*python:\([0-9.]*\).*/\1/p' Dockerfile)
+ARCHITECTURES ?= x86_64 aarch64
+
+wheels: setup ## fetch every locked dependency as a wheel for each processor the image is for
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && for arch in $(ARCHITECTURES); do \
+	  $(BIN)/pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
+	    --python-version $(IMAGE_PYTHON) --implementation cp \
+	    --platform manylinux_2_28_$$arch --platform manylinux_2_17_$$arch --platform manylinux2014_$$arch \
+	    -r requirements/runtime.txt --dest "$$folder/$$arch" || exit 1; \
+	  echo "$$arch: $$(ls "$$folder/$$arch" | wc -l) wheels for Python $(IMAGE_PYTHON)"; done
+
 bench: setup ## benchmarks, each figure beside what it is compared with; NAMES="dump sweep" for some
 	@$(BIN)/python -m benchmarks $(NAMES)
 
 generate: setup ## write CRDs and the chart's copies from the types in core/
 	$(BIN)/python tools/generate.py
+
+docs: setup ## the documentation site, in site/; fails at a warning
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs site
 
 demo: setup ## a one-node cluster with the chart and three badly behaved workloads; prints what to look at
 	@PYTHONPATH=tests $(BIN)/python demo/demo.py up

@@ -14,6 +14,8 @@ from sockethealth_operator.api import Api, ApiError
 from sockethealth_operator.cleanup import Outcome, Request, clean_up
 from sockethealth_operator.definitions import apply_definitions
 from sockethealth_operator.objects import ResourceType
+from sockethealth_operator.verify import Installation, Result
+from sockethealth_operator.verify import verify as verify_installation
 
 
 class _RunByDefault(click.Group):
@@ -39,6 +41,7 @@ def main() -> None:
       sockethealth-operator run --kubeconfig ~/.kube/config --log-format plain
       sockethealth-operator apply-crds
       sockethealth-operator cleanup --timeout 30s
+      sockethealth-operator verify
     """  # noqa: D301 (click's mark for keeping lines)
 
 
@@ -116,6 +119,59 @@ def cleanup(
     for fault in outcome.faults:
         print(fault, file=sys.stderr)
     if outcome.faults:
+        sys.exit(1)
+
+
+@main.command()
+@settings.common_options
+@click.option(
+    "--daemonset",
+    type=settings.NamespacedName(),
+    default="sockethealth/sockethealth-agent",
+    show_default=True,
+    help="The agent's DaemonSet, as namespace/name.",
+)
+@click.option(
+    "--deployment",
+    type=settings.NamespacedName(),
+    default="sockethealth/sockethealth-operator",
+    show_default=True,
+    help="The operator's Deployment, as namespace/name.",
+)
+@click.option("--sysctl-writer", is_flag=True, help="Each node is to have a sysctl writer.")
+@click.option("--timeout", type=settings.Duration(), default="60s", show_default=True, help="When to give up.")
+def verify(
+    timeout: float,
+    kubeconfig: Path | None,
+    daemonset: tuple[str, str],
+    deployment: tuple[str, str],
+    sysctl_writer: bool,
+    **options: Any,
+) -> None:
+    """Prove an installation: kinds served, agents reporting, a bad sysctl refused. Changes nothing.
+
+    \b
+    Examples:
+      sockethealth-operator verify --kubeconfig ~/.kube/config
+      sockethealth-operator verify --daemonset monitoring/sockethealth-agent \\
+        --deployment monitoring/sockethealth-operator --timeout 2m
+    """  # noqa: D301 (click's mark for keeping lines)
+    _configure_logs(options)
+    result = Result([], [])
+
+    async def work() -> None:
+        try:
+            async with asyncio.timeout(timeout), await Api.connect(kubeconfig) as api:
+                await verify_installation(api, Installation(daemonset, deployment, sysctl_writer), result)
+        except TimeoutError:
+            result.faults = result.faults or [f"The API server did not answer everything within {timeout:g} s"]
+
+    _finish(work())
+    for sentence in result.proofs:
+        print(sentence)
+    for sentence in result.faults:
+        print(sentence, file=sys.stderr)
+    if result.faults:
         sys.exit(1)
 
 

@@ -105,6 +105,19 @@ def image() -> None:
 
 
 @commands.command()
+def reproducible() -> None:
+    """Build the project's image twice, and fail when what the Dockerfile adds to its base differs."""
+    packages.ensure()
+    first, second = images.built_twice()
+    if first != second:
+        raise HarnessError(
+            f"Two builds of the same files differ: {first} and {second}. Look for times, orders and random names in"
+            " what the Dockerfile's commands write."
+        )
+    click.echo(f"Both builds add {first}")
+
+
+@commands.command()
 def build() -> None:
     """Build or install everything that is missing, so that later commands start at once."""
     binaries.ensure((*binaries.CONTROL_PLANE, *binaries.NODE))

@@ -6,6 +6,7 @@ from the machine's own package sources.
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ _INPUTS = (
     "requirements/build.txt",
     "requirements/runtime.txt",
 )
+_TIMESTAMP_SECONDS = 0
 _PIP_CACHE_IN_BUILD = "/var/cache/pip"
 _ARCHIVES_KEPT = 2
 _INTERMEDIATE_IMAGES_KEPT = 60  # about ten builds of changed sources, 3 GB
@@ -245,20 +247,34 @@ def project_archive() -> tuple[str, Path]:
         if not _exists(image):
             _bound_storage()
             with step(f"building {image}", takes="up to 2 minutes when dependencies changed"):
-                _buildah(
-                    "bud",
-                    "--layers",
-                    "--pull-never",
-                    f"--build-arg=BASE={base}",
-                    *_pip_mounts(),
-                    "-t",
-                    image,
-                    str(REPOSITORY),
-                    what="Building the project's image",
-                )
+                _build_project(base, image, "--layers")
         archive = _archive(image)
         _forget_old_archives()
         return image, archive
+
+
+def _build_project(base: str, image: str, *options: str) -> None:
+    # One time for every file and for the image itself: what is built is told by what is in it alone.
+    when = f"--timestamp={_TIMESTAMP_SECONDS}"
+    arguments = ["--pull-never", f"--build-arg=BASE={base}", when, *_pip_mounts(), *options, "-t", image]
+    _buildah("bud", *arguments, str(REPOSITORY), what="Building the project's image")
+
+
+def built_twice() -> tuple[str, str]:
+    """The digest of what the Dockerfile adds to its base, from two builds that share nothing but pip's downloads.
+
+    Raises:
+        HarnessError: A build failed.
+    """
+    digests = []
+    image = f"{_PROJECT_NAME}:twice"
+    for which in ("first", "second"):
+        with _locked(), step(f"the {which} build", takes="a minute or two"):
+            _build_project(_ensure_base(), image, "--no-cache")
+            shown = json.loads(_buildah("inspect", "--type=image", image, what="Reading the image's layers"))
+            digests.append(str(shown["OCIv1"]["rootfs"]["diff_ids"][-1]))
+            _buildah("rmi", image, what="Removing the image")
+    return digests[0], digests[1]
 
 
 def _bound_storage() -> None:

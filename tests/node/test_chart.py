@@ -1,5 +1,7 @@
 """What the chart renders and refuses, as Helm sees it."""
 
+import json
+import re
 import tomllib
 
 import pytest
@@ -8,10 +10,13 @@ import yaml
 from harness.images import REPOSITORY
 from product_lab import CHART, DEFINITIONS
 from sockethealth_agent.sysctls import main as writer_command
+from sockethealth_core.crd import KINDS
+from sockethealth_core.names import VERSION
 from sockethealth_operator import main as operator_command
 
 pytestmark = pytest.mark.node
 
+EVERYTHING = ("--values", str(CHART / "ci" / "everything-values.yaml"))
 VERBS_OF_THE_AGENT = {
     "pods": {"list", "watch"},
     "nodes": {"get"},
@@ -40,8 +45,8 @@ def test_lint_finds_nothing(cluster_node):
     cluster_node.helm("lint", "--strict", str(CHART))
 
 
-def test_lint_finds_nothing_with_sysctls(cluster_node):
-    cluster_node.helm("lint", "--strict", str(CHART), "--set", "sysctls.enabled=true")
+def test_lint_finds_nothing_with_every_feature(cluster_node):
+    cluster_node.helm("lint", "--strict", str(CHART), *EVERYTHING)
 
 
 def test_an_unknown_value_is_refused_by_name(cluster_node):
@@ -52,11 +57,27 @@ def test_an_unknown_value_is_refused_by_name(cluster_node):
     assert "'intervl' not allowed" in done.stderr
 
 
-def test_a_digest_decides_which_image_runs(render):
-    digest = f"sha256:{'0' * 64}"
-    documents = render("--set", f"image.repository=registry.example/sockethealth,image.tag=1,image.digest={digest}")
-    agent = named(documents, "DaemonSet", "sockethealth-agent")["spec"]["template"]["spec"]["containers"][0]
-    assert agent["image"] == f"registry.example/sockethealth:1@{digest}"
+def containers_of(documents):
+    """The containers of everything that runs, hooks included, as pairs of the object's name and the container."""
+    for one in documents:
+        spec = one["spec"] if one["kind"] == "Pod" else one.get("spec", {}).get("template", {}).get("spec", {})
+        for container in spec.get("containers", []):
+            yield one["metadata"]["name"], container
+
+
+def test_a_digest_decides_which_image_runs_everywhere(render):
+    values = yaml.safe_load((CHART / "ci" / "everything-values.yaml").read_text())["image"]
+    images = [container["image"] for _, container in containers_of(render(*EVERYTHING, upgrade=True))]
+    assert set(images) == {f"{values['repository']}:{values['tag']}@{values['digest']}"}
+    assert len(images) == 6, "agent, sysctl writer, operator and three hooks"
+
+
+def test_nothing_needs_a_shell(render):
+    scripts = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["scripts"]
+    for name, container in containers_of(render(*EVERYTHING, upgrade=True)):
+        assert container["command"][0] in scripts, name
+        probes = (container.get(probe, {}) for probe in ("livenessProbe", "readinessProbe", "startupProbe"))
+        assert not any("exec" in probe for probe in probes), name
 
 
 def test_no_permission_is_a_wildcard_and_the_agents_are_these(render):
@@ -181,3 +202,113 @@ def test_every_admission_policy_is_bound_and_fails_closed_unless_it_only_warns(r
 )
 def test_admission_policies_are_left_out_where_they_are_not_wanted_or_not_served(render, without):
     assert not [one for one in render(*without) if one["kind"].startswith("ValidatingAdmissionPolicy")]
+
+
+def selects(selector, documents):
+    """The DaemonSets and Deployments whose pods a selector means."""
+    return [
+        one
+        for one in documents
+        if one["kind"] in {"DaemonSet", "Deployment"}
+        and selector["matchLabels"].items() <= one["spec"]["template"]["metadata"]["labels"].items()
+    ]
+
+
+def ports_of(workload):
+    return {port["name"]: port["containerPort"] for _, one in containers_of([workload]) for port in one["ports"]}
+
+
+@pytest.mark.parametrize(("kind", "field"), [("podMonitor", "podMetricsEndpoints"), ("serviceMonitor", "endpoints")])
+def test_monitors_scrape_every_metrics_port_and_keep_the_labels_of_the_series(render, kind, field):
+    documents = render("--set", f"sysctls.enabled=true,{kind}.enabled=true,{kind}.interval=15s")
+    monitors = [one for one in documents if one["kind"].lower() == kind.lower()]
+    scraped = set()
+    for monitor in monitors:
+        (workload,) = selects(monitor["spec"]["selector"], documents)
+        for endpoint in monitor["spec"][field]:
+            assert endpoint["honorLabels"] is True
+            assert endpoint["interval"] == "15s"
+            scraped.add((workload["kind"], ports_of(workload)[endpoint["port"]]))
+    assert scraped == {("DaemonSet", 9101), ("DaemonSet", 9102), ("Deployment", 9090)}
+    assert not [one for one in render() if one["kind"].lower() == kind.lower()]
+
+
+def test_network_policies_open_the_ports_of_the_programs_and_no_other(render):
+    documents = render(*EVERYTHING)
+    opened = {}
+    for policy in (one["spec"] for one in documents if one["kind"] == "NetworkPolicy"):
+        if "Egress" in policy["policyTypes"]:
+            assert len(selects(policy["podSelector"], documents)) == 2
+            assert "ingress" not in policy
+            continue
+        (workload,) = selects(policy["podSelector"], documents)
+        assert not workload["spec"]["template"]["spec"].get("hostNetwork"), "no policy would bind it"
+        ports = {port["port"]: rule.get("from") for rule in policy["ingress"] for port in rule["ports"]}
+        opened[workload["kind"]] = set(ports)
+        assert ports.keys() == set(ports_of(workload).values())
+    scrapers = yaml.safe_load((CHART / "ci" / "everything-values.yaml").read_text())["networkPolicy"]["metricsFrom"]
+    assert opened == {"DaemonSet": {9101, 9102}, "Deployment": {9090, 8080}}
+    assert ports == {9090: scrapers, 8080: None}
+
+
+def test_a_disruption_budget_does_not_hold_up_the_drain_of_the_one_operators_node(render):
+    documents = render(*EVERYTHING)
+    (budget,) = (one["spec"] for one in documents if one["kind"] == "PodDisruptionBudget")
+    (workload,) = selects(budget["selector"], documents)
+    assert workload["spec"]["replicas"] == 1
+    assert budget["maxUnavailable"] >= workload["spec"]["replicas"]
+
+
+def test_agents_run_on_every_node_and_are_the_last_to_be_evicted(render):
+    pod = agent_pod(render())
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+    assert pod["priorityClassName"] == "system-node-critical"
+
+
+def test_helm_test_takes_its_arguments_and_may_do_no_more_than_it_needs(render):
+    documents = render("--set", "sysctls.enabled=true")
+    container = named(documents, "Pod", "sockethealth-test")["spec"]["containers"][0]
+    command, *rest = container["args"]
+    given = operator_command.main.commands[command].make_context(command, rest).params
+    assert given["daemonset"] == ("here", "sockethealth-agent")
+    assert given["deployment"] == ("here", "sockethealth-operator")
+    assert given["sysctl_writer"]
+    assert given["timeout"] < named(documents, "Pod", "sockethealth-test")["spec"]["activeDeadlineSeconds"]
+    granted = {
+        (resource, verb)
+        for kind in ("ClusterRole", "Role")
+        for rule in named(documents, kind, "sockethealth-test")["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert granted == {
+        ("nodesockethealths", "list"),
+        ("sysctlprofiles", "create"),
+        ("deployments", "get"),
+        ("daemonsets", "get"),
+        ("pods", "list"),
+    }
+
+
+def test_artifact_hub_is_told_of_this_version_and_of_every_kind():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    told = {key.removeprefix("artifacthub.io/"): value for key, value in chart["annotations"].items()}
+    assert "signKey" not in told
+    (image,) = yaml.safe_load(told["images"])
+    assert image["image"].endswith(f":{chart['appVersion']}")
+    definitions = {(one["kind"], one["version"], one["name"]) for one in yaml.safe_load(told["crds"])}
+    assert definitions == {(kind.name, VERSION, kind.definition_name) for kind in KINDS}
+    assert {one["kind"] for one in yaml.safe_load(told["crdsExamples"])} <= {kind.name for kind in KINDS}
+
+
+def test_the_oldest_version_that_is_tested_is_the_oldest_one_the_chart_takes():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    tested = re.search(r"^VERSIONS \?= (.+)$", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert chart["kubeVersion"] == f">={tested[0].removeprefix('v')}-0"
+    assert tested == sorted(tested, key=lambda version: [int(part) for part in version[1:].split(".")])
+
+
+def test_every_value_is_described_in_the_schema_and_every_description_is_of_a_value():
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert schema["properties"].keys() - {"global"} == values.keys()
