@@ -466,7 +466,7 @@ class Noted:
         pass
 
 
-def test_the_agents_own_reporter_is_refused_nothing(control_plane, lab):
+def test_the_agents_own_reporter_is_refused_nothing(control_plane, lab, caplog):
     endpoint = Endpoint(url=control_plane.server, ca_file=str(control_plane.ca_file), token=lab.guarded.agent.token)
     api, noted = KubeApi(endpoint), Noted()
     identity = AgentIdentity(node_name=lab.mine, version="0.0", boot_id="b", kernel="6")
@@ -485,7 +485,12 @@ def test_the_agents_own_reporter_is_refused_nothing(control_plane, lab):
             until(lambda: bool(reporter.step()) and reporter.idle, "all to be written", seconds=20)
     finally:
         api.close()
-    assert noted.writes == ["heartbeat", "first", "replaced", "completed"]
+    # These pods are not there, so the garbage collector may have been at their objects before the reporter.
+    heartbeat, first, again, *completed = noted.writes
+    assert (heartbeat, first) == ("heartbeat", "first")
+    assert again in {"replaced", "first"}
+    assert completed in (["completed"], [])
+    assert [record.message for record in caplog.records if record.levelname != "INFO"] == []
 
 
 def of_the_operator(plural, body, media=MERGE):

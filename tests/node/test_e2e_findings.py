@@ -12,7 +12,7 @@ from harness.cluster import OwnCluster
 from harness.plugin import skip_or_fail
 from product_lab import Place
 
-pytestmark = pytest.mark.node
+pytestmark = [pytest.mark.node, pytest.mark.usefixtures("watched_leak")]
 
 FOR_SECONDS = 5
 LEAKED = 200

@@ -9,7 +9,7 @@ import yaml
 from harness import packages
 from product_lab import CHART
 
-pytestmark = pytest.mark.node
+pytestmark = pytest.mark.api
 
 RULES = ("--set", "defaultRules.create=true")
 DASHBOARDS = ("--set", "dashboards.create=true")
@@ -17,10 +17,10 @@ TEMPLATES = CHART / "templates" / "monitoring"
 
 
 @pytest.fixture
-def render(cluster_node):
+def render(control_plane):
     def render(*values: str) -> list[dict]:
         where = ("--namespace", "here", "--kube-version", "1.34.0")
-        done = cluster_node.helm("template", "sockethealth", str(CHART), *where, *values)
+        done = control_plane.helm("template", "sockethealth", str(CHART), *where, *values)
         return [document for document in yaml.safe_load_all(done.stdout) if document]
 
     return render
@@ -104,9 +104,9 @@ def test_what_an_alert_waits_for_follows_how_often_it_happens(render):
     ],
     ids=["duration", "name", "address"],
 )
-def test_a_value_that_would_do_nothing_is_refused(cluster_node, value, fault):
+def test_a_value_that_would_do_nothing_is_refused(control_plane, value, fault):
     values = ("--kube-version", "1.34.0", "--set-json", f"defaultRules={json.dumps(value)}")
-    done = cluster_node.helm("template", str(CHART), *values, check=False)
+    done = control_plane.helm("template", str(CHART), *values, check=False)
     assert done.returncode != 0
     assert fault in done.stderr
 

@@ -5,42 +5,12 @@ import re
 
 import pytest
 
-from harness import packages
-from harness.errors import HarnessError
 from harness.images import REPOSITORY
-from harness.plugin import skip_or_fail
-from product_lab import Place
-from prometheus_lab import SCRAPE_SECONDS, STEP_SECONDS, Monitoring
+from prometheus_lab import SCRAPE_SECONDS, STEP_SECONDS
+from watched_leak import FOR_SECONDS, LEAK, LEAKED, MIN_AGE_SECONDS, SWEEP_SECONDS
 
 pytestmark = pytest.mark.node
 
-LEAK = "SocketHealthCloseWaitLeak"
-LEAKED = 120
-MIN_AGE_SECONDS = 60
-SWEEP_SECONDS = 10
-FOR_SECONDS = 4
-CUSTOM = {
-    LEAK: {"for": f"{FOR_SECONDS}s", "keepFiringFor": "2s"},
-    "SocketHealthPolicyFinding": {"keepFiringFor": "2s"},
-}
-POLICY = {
-    "apiVersion": "sockethealth.io/v1alpha1",
-    "kind": "SocketHealthPolicy",
-    "metadata": {"name": "quick"},
-    "spec": {
-        "rules": [
-            {
-                "name": "leak",
-                "detector": "CloseWaitLeak",
-                "threshold": 100,
-                "clearThreshold": 10,
-                "for": "2s",
-                "clearAfter": "5s",
-                "parameters": {"minAge": "5s"},
-            }
-        ]
-    },
-}
 DASHBOARDS = sorted((REPOSITORY / "charts" / "sockethealth" / "files" / "dashboards").glob("*.json"))
 NO_WRITER = "sysctls.enabled is off in the installation that these tests share"
 RIGHTLY_EMPTY = {
@@ -63,33 +33,17 @@ RIGHTLY_EMPTY = {
 """Panels that may show nothing where all is well, and why."""
 
 
-@pytest.fixture(scope="module")
-def monitoring(product, tmp_path_factory):
-    try:
-        packages.ensure(packages.MONITORING)
-        monitoring = Monitoring(product, tmp_path_factory.mktemp("prometheus"))
-    except HarnessError as error:
-        skip_or_fail(f"Prometheus, or a way for it into the cluster, is missing: {error}")
-    try:
-        monitoring.start("--set-json", f"defaultRules.customRules={json.dumps(CUSTOM)}")
-        yield monitoring
-    finally:
-        monitoring.stop()
+@pytest.fixture
+def place(watched_leak):
+    return watched_leak.place
 
 
-@pytest.fixture(scope="module")
-def place(product, monitoring):
-    """A pod that leaks, and the server that closes its connections."""
-    place = Place(product, "test-alerts")
-    place.apply(POLICY)
-    server = place.service("impatient")
-    place.deployment("impatient", "python3", "/scripts/server.py", "--close-after=1")
-    place.deployment("leaking", "python3", "/scripts/leaking_client.py", server, f"--count={LEAKED}", "--rate=400")
-    yield place
-    place.delete()
+@pytest.fixture
+def monitoring(watched_leak):
+    return watched_leak.monitoring
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def alert(place, monitoring):
     """What Alertmanager is told of the leak."""
     pod = place.pod("leaking")["metadata"]["name"]

@@ -14,7 +14,7 @@ from sockethealth_core.crd import KINDS
 from sockethealth_core.names import VERSION
 from sockethealth_operator import main as operator_command
 
-pytestmark = pytest.mark.node
+pytestmark = pytest.mark.api
 
 EVERYTHING = ("--values", str(CHART / "ci" / "everything-values.yaml"))
 VERBS_OF_THE_AGENT = {
@@ -28,10 +28,10 @@ VERBS_OF_THE_AGENT = {
 
 
 @pytest.fixture
-def render(cluster_node):
+def render(control_plane):
     def render(*values: str, upgrade: bool = False) -> list[dict]:
         where = ("--namespace", "here", "--kube-version", "1.34.0", *(("--is-upgrade",) if upgrade else ()))
-        done = cluster_node.helm("template", "sockethealth", str(CHART), *where, *values)
+        done = control_plane.helm("template", "sockethealth", str(CHART), *where, *values)
         return [document for document in yaml.safe_load_all(done.stdout) if document]
 
     return render
@@ -41,16 +41,16 @@ def named(documents, kind, name):
     return next(one for one in documents if one["kind"] == kind and one["metadata"]["name"] == name)
 
 
-def test_lint_finds_nothing(cluster_node):
-    cluster_node.helm("lint", "--strict", str(CHART))
+def test_lint_finds_nothing(control_plane):
+    control_plane.helm("lint", "--strict", str(CHART))
 
 
-def test_lint_finds_nothing_with_every_feature(cluster_node):
-    cluster_node.helm("lint", "--strict", str(CHART), *EVERYTHING)
+def test_lint_finds_nothing_with_every_feature(control_plane):
+    control_plane.helm("lint", "--strict", str(CHART), *EVERYTHING)
 
 
-def test_an_unknown_value_is_refused_by_name(cluster_node):
-    done = cluster_node.helm(
+def test_an_unknown_value_is_refused_by_name(control_plane):
+    done = control_plane.helm(
         "template", str(CHART), "--kube-version", "1.34.0", "--set", "agent.intervl=1", check=False
     )
     assert done.returncode != 0
