@@ -11,10 +11,11 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SHOWN = ("tests/unit", "tests/kernel")
+SHOWN = ("tests/kernel",)
 _OPERATOR = tuple(sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests/api").glob("test_operator_*.py")))
 _IMAGE = "tests/node/test_image.py"
 BESIDE = {
+    "tests/unit": ("tests/unit",),
     "tests/node": ("tests/node", f"--ignore={_IMAGE}"),
     "tests/api of the operator": _OPERATOR,
     "tests/api of the others": ("tests/api", _IMAGE, *(f"--ignore={file}" for file in _OPERATOR)),
