@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test lint types unit kernel api node versions reproducible wheels bench generate lock docs demo demo-down clean
+.PHONY: help setup run test lint types unit kernel api node versions reproducible wheels fuzz audit sbom bench generate lock docs demo demo-down clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,24 @@ wheels: setup ## fetch every locked dependency as a wheel for each processor the
 	    -r requirements/runtime.txt --dest "$$folder/$$arch" || exit 1; \
 	  echo "$$arch: $$(ls "$$folder/$$arch" | wc -l) wheels for Python $(IMAGE_PYTHON)"; done
 
+# How long each target is fuzzed; TARGETS="netlink expression" for some of them.
+SECONDS_EACH := $(if $(filter command line environment,$(origin SECONDS)),$(SECONDS),60)
+
+fuzz: setup ## look for inputs that break a parser, SECONDS=60 for each target
+	@$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements/fuzz.txt
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS_EACH) $(TARGETS)
+
+# Strict: where the index does not answer, nothing was audited, and that is a failure.
+audit: setup ## ask the package index for known vulnerabilities of every locked dependency
+	@test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && \
+	  $(VENV)/audit/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/audit.txt; }
+	@for file in runtime build dev; do echo "requirements/$$file.txt"; \
+	  $(VENV)/audit/bin/pip-audit --strict --progress-spinner off --disable-pip --require-hashes \
+	  -r requirements/$$file.txt || exit 1; done
+
+sbom: setup ## list what the image has from the package index, as CycloneDX, in dist/sbom.cdx.json
+	@$(BIN)/python tools/sbom.py
+
 bench: setup ## benchmarks, each figure beside what it is compared with; NAMES="dump sweep" for some
 	@$(BIN)/python -m benchmarks $(NAMES)
 
@@ -95,5 +113,7 @@ clean: ## remove .venv and caches
 lock: setup ## resolve the dependencies anew and write requirements/*.txt with hashes
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --group dev pyproject.toml -o requirements/dev.txt
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 pyproject.toml -o requirements/runtime.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --group fuzz -o requirements/fuzz.txt
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --group audit --constraint requirements/dev.txt -o requirements/audit.txt
 	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
 	  $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 --constraint requirements/dev.txt - -o requirements/build.txt

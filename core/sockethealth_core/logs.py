@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from typing import Final
+from typing import Any, Final
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -34,7 +34,21 @@ def _json_formatter() -> logging.Formatter:
     )
 
 
+class _OneLine(logging.Formatter):
+    """A line an event whatever is in it: a name may hold what steers a terminal, or a line break and a forged event."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        return _shown(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
+        return "\n".join(f"  {_shown(line)}" for line in super().formatException(ei).split("\n"))
+
+
+def _shown(text: str) -> str:
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
+
+
 def _plain_formatter() -> logging.Formatter:
-    formatter = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ")
+    formatter = _OneLine("%(asctime)s %(levelname)-7s %(message)s", datefmt="%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     return formatter

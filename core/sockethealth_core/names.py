@@ -1,6 +1,7 @@
 """Names that users, dashboards and tests rely on: they may grow, and are never changed."""
 
 from typing import Final
+from urllib.parse import quote
 
 GROUP: Final = "sockethealth.io"
 VERSION: Final = "v1alpha1"
@@ -27,5 +28,5 @@ RUNBOOK_BASE_URL: Final = f"https://{GROUP}/runbooks"
 
 
 def runbook_url(detector: str, base: str = RUNBOOK_BASE_URL) -> str:
-    """Address of the runbook page of a detector or finding type."""
-    return f"{base}/{detector}"
+    """Address of the runbook page of a detector or finding type; a type may be a stranger's, read from a label."""
+    return f"{base}/{quote(detector, safe='')}"

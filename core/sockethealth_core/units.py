@@ -9,17 +9,26 @@ DURATION_PATTERN = r"^([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$"
 """What admission accepts: hours, minutes, seconds and milliseconds in that order, as RE2."""
 
 
+_LONGEST_TEXT = 32
+_LONGEST_HOURS = 100 * 365 * 24
+"""A century: a time that lies a duration ahead must still be one that can be written."""
+
+
 def parse_duration(text: str) -> float:
-    """Seconds of a duration such as ``90s``, ``2m`` or ``1h30m``.
+    """Seconds of a duration such as ``90s``, ``2m`` or ``1h30m``, of at most 100 years.
 
     Raises:
         ValueError: with a sentence that says what to write instead.
     """
-    match = _DURATION.fullmatch(text)
-    if match is None or not text:
-        raise ValueError(f"'{text}' is not a duration: write a number and a unit, such as 30s, 2m or 1h30m")
+    match = _DURATION.fullmatch(text) if 0 < len(text) <= _LONGEST_TEXT else None
+    if match is None:
+        shown = text if len(text) <= _LONGEST_TEXT else f"{text[:_LONGEST_TEXT]}..."
+        raise ValueError(f"'{shown}' is not a duration: write a number and a unit, such as 30s, 2m or 1h30m")
     hours, minutes, seconds, millis = (int(part or 0) for part in match.groups())
-    return hours * 3600 + minutes * 60 + seconds + millis / 1000
+    total = hours * 3600 + minutes * 60 + seconds + millis / 1000
+    if total > _LONGEST_HOURS * 3600:
+        raise ValueError(f"'{text}' is longer than 100 years: write at most {_LONGEST_HOURS}h")
+    return total
 
 
 def format_duration(seconds: float) -> str:

@@ -54,6 +54,13 @@ _REQUEST_ANY_FAMILY = struct.Struct("=IHHIIBBBB48xII")  # nlmsghdr, inet_diag_re
 _MESSAGE = struct.Struct("=16xBBBBHH16s16sIQIIIII")
 _ATTRIBUTE = struct.Struct("=HH")
 _MAPPED_PREFIX = bytes(10) + b"\xff\xff"
+_MAX_ERRNO = 4095  # include/linux/err.h
+
+LAST_ACK_RECV_OFFSET = 56
+"""Of tcpi_last_ack_recv in struct tcp_info (include/uapi/linux/tcp.h); the same since Linux 2.6."""
+
+_LEAST_PAYLOAD = {INET_DIAG_INFO: LAST_ACK_RECV_OFFSET + 4, INET_DIAG_SKV6ONLY: 1, INET_DIAG_CGROUP_ID: 8}
+"""Bytes that are read of an attribute."""
 
 
 class TcpState(IntEnum):
@@ -192,6 +199,10 @@ class Walk:
                     f"A socket message of {length} bytes is shorter than the {MESSAGE_SIZE} of struct inet_diag_msg.",
                 )
             stride = _aligned(length)
+            if stride > end - position:
+                raise DumpFailed(
+                    DumpReason.TRUNCATED, f"A message of {length} bytes ends without the {stride - length} that pad it."
+                )
             following = position + stride
             if following + HEADER_SIZE <= end and _LENGTH_TYPE_FLAGS.unpack_from(chunk, following)[0] == length:
                 count = _run_length(chunk[position:end], stride)
@@ -377,10 +388,6 @@ def decode(message: memoryview) -> Socket:
     )
 
 
-LAST_ACK_RECV_OFFSET = 56
-"""Of tcpi_last_ack_recv in struct tcp_info (include/uapi/linux/tcp.h); the same since Linux 2.6."""
-
-
 def packed_address(family: int, field: bytes) -> bytes:
     """The 4 or 16 bytes of an address out of its 16-byte field; 4 for an IPv4-mapped one (RFC 4291 2.5.5.2)."""
     if family == socket.AF_INET:
@@ -475,7 +482,7 @@ def _may_end(datagram: memoryview) -> bool:
 
     NLMSG_DONE and NLMSG_ERROR come first or last in theirs. Only the walk knows for certain.
     """
-    if len(datagram) < HEADER_SIZE:
+    if len(datagram) < HEADER_SIZE + 4:
         return True
     if _LENGTH_TYPE_FLAGS.unpack_from(datagram)[1] in (NLMSG_DONE, NLMSG_ERROR):
         return True
@@ -520,6 +527,10 @@ def _find_attribute(message: memoryview, kind: int) -> int | None:
                 DumpReason.MALFORMED, f"Attribute {found} claims {length} bytes where {end - position} are left."
             )
         if found == kind:
+            if length - 4 < _LEAST_PAYLOAD.get(kind, 0):
+                raise DumpFailed(
+                    DumpReason.MALFORMED, f"Attribute {found} has {length - 4} bytes, fewer than are read of it."
+                )
             return position + 4
         position += _aligned(length)
     return None
@@ -532,8 +543,12 @@ def _check_done(chunk: memoryview, position: int, length: int) -> None:
     code = _ERRNO.unpack_from(chunk, position + HEADER_SIZE)[0]
     if code < 0:
         raise DumpFailed(
-            DumpReason.ENDED_WITH_ERROR, f"The kernel gave the dump up half way: {os.strerror(-code)}.", -code
+            DumpReason.ENDED_WITH_ERROR, f"The kernel gave the dump up half way: {_meaning(-code)}.", -code
         )
+
+
+def _meaning(error_number: int) -> str:
+    return os.strerror(error_number) if error_number <= _MAX_ERRNO else f"error {error_number}"
 
 
 def _check_control(chunk: memoryview, position: int, length: int, kind: int) -> None:
@@ -547,4 +562,4 @@ def _check_control(chunk: memoryview, position: int, length: int, kind: int) -> 
     if code == 0:
         return  # an acknowledgement (netlink(7))
     hint = " Load the kernel module tcp_diag." if code == errno.ENOENT else ""
-    raise DumpFailed(DumpReason.REFUSED, f"The kernel refused the socket dump: {os.strerror(code)}.{hint}", code)
+    raise DumpFailed(DumpReason.REFUSED, f"The kernel refused the socket dump: {_meaning(code)}.{hint}", code)

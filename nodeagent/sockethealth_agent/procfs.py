@@ -219,7 +219,7 @@ def read_user(pid: int | str, proc: Path = PROC) -> int:
         ProcessGone: the process exited.
         ProcLayoutError: there is no Uid line of four numbers.
     """
-    return int(_status_field(pid, proc, "Uid").split()[1])
+    return _as_number(_status_field(pid, proc, "Uid", 1), 10, "Uid")
 
 
 def read_effective_capabilities(pid: int | str, proc: Path = PROC) -> int:
@@ -227,9 +227,9 @@ def read_effective_capabilities(pid: int | str, proc: Path = PROC) -> int:
 
     Raises:
         ProcessGone: the process exited.
-        ProcLayoutError: there is no CapEff line.
+        ProcLayoutError: there is no CapEff line of a hexadecimal number.
     """
-    return int(_status_field(pid, proc, "CapEff"), 16)
+    return _as_number(_status_field(pid, proc, "CapEff"), 16, "CapEff")
 
 
 def read_parent(pid: int | str, proc: Path = PROC) -> int:
@@ -237,9 +237,9 @@ def read_parent(pid: int | str, proc: Path = PROC) -> int:
 
     Raises:
         ProcessGone: the process exited.
-        ProcLayoutError: there is no PPid line.
+        ProcLayoutError: there is no PPid line of a number.
     """
-    return int(_status_field(pid, proc, "PPid"))
+    return _as_number(_status_field(pid, proc, "PPid"), 10, "PPid")
 
 
 def read_netns_mark(pid: int | str, proc: Path = PROC) -> int | None:
@@ -255,7 +255,11 @@ def read_netns_mark(pid: int | str, proc: Path = PROC) -> int | None:
 
 
 def read_node_limits(proc: Path = PROC) -> NodeLimits:
-    """Limits of the node. tcp_mem and tcp_max_orphans are global; conntrack's are those of the reader's namespace."""
+    """Limits of the node. tcp_mem and tcp_max_orphans are global; conntrack's are those of the reader's namespace.
+
+    Raises:
+        ProcLayoutError: a file holds anything but numbers.
+    """
     mem = _numbers_of(proc / "sys/net/ipv4/tcp_mem")
     orphans = _numbers_of(proc / "sys/net/ipv4/tcp_max_orphans")
     count = _numbers_of(proc / "sys/net/netfilter/nf_conntrack_count")
@@ -268,19 +272,31 @@ def read_node_limits(proc: Path = PROC) -> NodeLimits:
     )
 
 
-def _status_field(pid: int | str, proc: Path, name: str) -> str:
+def _status_field(pid: int | str, proc: Path, name: str, word: int = 0) -> str:
     for line in _read(pid, proc, "status").splitlines():
         field, colon, value = line.partition(":")
         if colon and field == name:
-            return value.strip()
+            words = value.split()
+            return words[word] if word < len(words) else ""
     raise ProcLayoutError(f"/proc/{pid}/status has no {name} line.")
+
+
+def _as_number(word: str, base: int, name: str) -> int:
+    try:
+        return int(word, base)
+    except ValueError as error:
+        raise ProcLayoutError(f"The {name} line of /proc/PID/status has {word!r} where a number should be.") from error
 
 
 def _numbers_of(path: Path) -> tuple[int, ...] | None:
     try:
-        return tuple(int(word) for word in path.read_text(encoding="ascii").split())
+        text = path.read_bytes()
     except (FileNotFoundError, PermissionError):
         return None
+    try:
+        return tuple(int(word) for word in text.split())
+    except ValueError as error:
+        raise ProcLayoutError(f"{path} holds {text[:40]!r} where numbers should be.") from error
 
 
 def _numbers(names: list[str], values: list[str], where: str) -> dict[str, int]:

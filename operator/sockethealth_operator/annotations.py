@@ -70,7 +70,7 @@ def parse(annotations: Mapping[str, str | None]) -> list[Entry]:
         entries = msgspec.json.decode(annotations.get(ANNOTATION_FINDINGS) or "[]", type=list[Entry])
         for entry in entries:
             parse_time(entry.since)
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return []
     return entries[:MAX_ENTRIES]
 

@@ -193,7 +193,7 @@ class Api:
             raise _error(response.status, text, response.headers)
         try:
             return cast("dict[str, Any]", msgspec.json.decode(text))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ApiError(f"The answer to {method} {path} is no JSON: {error}", response.status) from error
 
     async def _send(
@@ -397,7 +397,7 @@ def _in_cluster() -> bool:
 def _change(line: bytes) -> tuple[str, dict[str, Any]]:
     try:
         event = msgspec.json.decode(line, type=_Event)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return UNREADABLE, {}
     if event.type == "ERROR":
         raise _refusal(int(event.object.get("code") or 0), event.object, "")

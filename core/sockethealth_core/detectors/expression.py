@@ -4,7 +4,6 @@ The library is imported where it is needed: the node agent knows all detectors f
 carry an interpreter it never uses.
 """
 
-import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
@@ -19,6 +18,7 @@ from sockethealth_core.detectors.base import (
     Reading,
     Subject,
 )
+from sockethealth_core.detectors.expression_cost import cost_of
 from sockethealth_core.resources import Facts, encode
 
 if TYPE_CHECKING:
@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 
 MAXIMUM_LENGTH: Final = 1024
 MAXIMUM_NESTING: Final = 2
-"""Macros within macros. Lists of a status have at most 64 items, so two levels are at most some thousand steps."""
+"""Macros within macros."""
+MAXIMUM_STEPS: Final = 20_000
+"""See expression_cost.Cost; a fifth of a second at the very most, where each step is as long as a text may be."""
 
-_STRINGS: Final = re.compile(r"""r?("([^"\\]|\\.)*"|'([^'\\]|\\.)*')""")
-_MACRO_OR_BRACKET: Final = re.compile(r"\.\s*(?:all|exists|exists_one|map|filter)\s*\(|\(|\)")
+_TOO_DEAR: Final = (
+    "takes too many steps: use fewer of all/exists/map/filter within or after one another, shorter lists, and simpler "
+    "patterns in matches"
+)
 
 
 def check(parameters: Parameters) -> list[str]:
@@ -39,16 +43,24 @@ def check(parameters: Parameters) -> list[str]:
         return ['detector Expression needs parameters.expression, such as "status.sockets.synSent > 100"']
     if len(text) > MAXIMUM_LENGTH:
         return [f"parameter expression has {len(text)} characters: at most {MAXIMUM_LENGTH} are evaluated"]
-    if _nesting(text) > MAXIMUM_NESTING:
+    cost = cost_of(text)
+    if cost.nesting > MAXIMUM_NESTING:
         return [f"parameter expression nests all/exists/map/filter more than {MAXIMUM_NESTING} deep: write it flatter"]
+    if cost.faults:
+        return [f"parameter expression {fault}" for fault in cost.faults]
+    if cost.steps > MAXIMUM_STEPS:
+        return [f"parameter expression {_TOO_DEAR}"]
     return [f"parameter expression {fault}" for fault in _faults_without_sockets(text)]
 
 
 def _faults_without_sockets(text: str) -> Iterator[str]:
     try:
         _compile(text).execute({"status": encode(Facts())})
-    except RuntimeError:
-        yield "uses a name or function that does not exist: only status is known, such as status.sockets.timeWait"
+    except RuntimeError as error:
+        if "Undefined" in str(error):
+            yield "uses a name or function that does not exist: only status is known, such as status.sockets.timeWait"
+        else:
+            yield f"cannot be evaluated: {_one_line(error)}"
     except ValueError as error:
         yield f"is not CEL: {_one_line(error)}"
     except (ArithmeticError, LookupError, TypeError):
@@ -94,21 +106,6 @@ def _compile(text: str) -> "cel.Program":
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def _nesting(text: str) -> int:
-    depth = deepest = 0
-    inside: list[bool] = []
-    for found in _MACRO_OR_BRACKET.finditer(_STRINGS.sub("''", text)):
-        if found.group() == ")":
-            if inside:
-                depth -= inside.pop()
-            continue
-        macro = found.group() != "("
-        inside.append(macro)
-        depth += macro
-        deepest = max(deepest, depth)
-    return deepest
 
 
 DETECTOR = Detector(

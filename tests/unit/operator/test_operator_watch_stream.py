@@ -156,3 +156,22 @@ def test_pages_are_asked_for_one_after_the_other():
 
     asyncio.run(answered(respond, read))
     assert asked == [("500", None), ("taken in", "second"), ("500", "second"), ("taken in", "")]
+
+
+DEEP = b'{"type": "ADDED", "object": {"spec": ' + b"[" * 5000 + b"]" * 5000 + b"}}"
+"""managedFields repeat how deep an object is, and the API server takes objects that are deeper than a decoder goes."""
+
+
+def test_an_object_deeper_than_can_be_read_is_unreadable_and_the_next_one_is_not():
+    assert streamed(DEEP + b"\n" + line("ADDED", "a")) == ([(UNREADABLE, None), ("ADDED", "a")], None)
+
+
+def test_an_answer_deeper_than_can_be_read_is_an_error_of_the_api():
+    async def respond(_request):
+        return web.Response(body=DEEP, content_type="application/json")
+
+    async def get(api):
+        with pytest.raises(ApiError, match="recursion"):
+            await api.get(HEALTH, "shop", "web")
+
+    asyncio.run(answered(respond, get))
