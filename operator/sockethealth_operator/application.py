@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 
 _COLLECT_AFTER: Final = (50_000, 20, 20)
 """Thresholds of gc.set_threshold: a page of a list is some 75,000 containers, which die by their reference counts."""
+_COLLECT_AFTER_AT_FIRST: Final = (2_000_000, 20, 20)
+"""Until everything there is has been seen: nearly all of it stays, and to search it again and again finds nothing."""
 
 
 async def run(settings: Settings) -> None:
@@ -46,7 +48,7 @@ async def run(settings: Settings) -> None:
 
 async def _run(settings: Settings, api: Api) -> None:
     clock = asyncio.get_running_loop().time
-    gc.set_threshold(*_COLLECT_AFTER)
+    gc.set_threshold(*_COLLECT_AFTER_AT_FIRST)
     world, targets, metrics = World(), Targets(), Metrics()
     queue: WorkQueue[Key] = WorkQueue(clock)
     intake = Intake(world, targets, queue, metrics, time.time)
@@ -77,6 +79,7 @@ async def _run(settings: Settings, api: Api) -> None:
         )
         # What is known stays, and has no cycles: to search it for some stops everything for tenths of a second.
         gc.freeze()
+        gc.set_threshold(*_COLLECT_AFTER)
         ready.set()
         await resync.settled()
         await resync.adopt()
