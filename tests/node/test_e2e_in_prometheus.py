@@ -11,6 +11,7 @@ from watched_leak import FOR_SECONDS, LEAK, LEAKED, MIN_AGE_SECONDS, SWEEP_SECON
 
 pytestmark = pytest.mark.node
 
+POLICY_FINDING = "SocketHealthPolicyFinding"
 DASHBOARDS = sorted((REPOSITORY / "charts" / "sockethealth" / "files" / "dashboards").glob("*.json"))
 NO_WRITER = "sysctls.enabled is off in the installation that these tests share"
 RIGHTLY_EMPTY = {
@@ -72,7 +73,7 @@ def test_alertmanager_is_told_which_pod_on_which_node_and_the_number(alert, plac
 
 def test_what_a_policy_of_ones_own_finds_is_told_too(alert, place, monitoring):
     pod = alert["labels"]["pod"]
-    found = {"alertname": "SocketHealthPolicyFinding", "pod": pod, "policy": "quick", "rule": "leak"}
+    found = {"alertname": POLICY_FINDING, "pod": pod, "policy": "quick", "rule": "leak"}
     place.until(lambda: monitoring.alerts(**found) != [], "the alert of the policy", seconds=30)
     (told,) = monitoring.alerts(**found)
     assert told["labels"]["type"] == "CloseWaitLeak"
@@ -122,8 +123,8 @@ def test_the_alert_ends_with_the_leak(alert, place, monitoring):
     pod = alert["labels"]["pod"]
     place.cluster.exec(place.namespace, pod, "sh", "-c", "kill -USR1 1")
     place.until(
-        lambda: monitoring.alerts(pod=pod) == [],
+        lambda: [one for name in (LEAK, POLICY_FINDING) for one in monitoring.alerts(alertname=name, pod=pod)] == [],
         "Alertmanager to be told that it is over",
         seconds=SWEEP_SECONDS + 60,
     )
-    assert monitoring.query(f'ALERTS{{pod="{pod}"}}') == []
+    assert monitoring.query(f'ALERTS{{pod="{pod}",alertname=~"{LEAK}|{POLICY_FINDING}"}}') == []
