@@ -88,7 +88,6 @@ def test_a_newcomer_gets_through_all_pages_and_the_demo(product, typed):
     demo.start_workloads(product.cluster, product.cluster.image)
     try:
         type_in(block for block in everything if block.page == FIRST)
-        demo.install(product.cluster, product.cluster.image)
         type_in(block for block in everything if block.page != FIRST)
         demo.await_findings(product.cluster)
         shown = [
