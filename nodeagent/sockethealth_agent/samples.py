@@ -4,7 +4,7 @@ Nothing is kept for a pod: what the sweep does not have is not there, so series 
 family is made after another, so that a scrape needs the memory of one.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -32,13 +32,13 @@ def families(sweep: Sweep, node: str, *, destinations: bool = False) -> Iterator
     """
     for series, of_node in _NODE.items():
         yield _family(series, [((node,), of_node(sweep.node))])
-    for series, count in _HOST_COUNTERS.items():
+    for _, series, count in _COUNTERS:
         yield _family(series, [((node,), _one(_counted(sweep.host_counters, count)))])
     shown = pods_shown(sweep)
     names = [(one.pod.namespace, one.pod.name, node) for one in shown]
     for series, of_facts in ({**_POD, **_DESTINATIONS} if destinations else _POD).items():
         yield _family(series, zip(names, (of_facts(one.facts) for one in shown), strict=True))
-    for series, count in _POD_COUNTERS.items():
+    for series, _, count in _COUNTERS:
         counted = (_one(_counted(one.counters, count)) for one in shown)
         yield _family(series, zip(names, counted, strict=True))
 
@@ -141,29 +141,18 @@ _DESTINATIONS: Final[Mapping[Series, Callable[[Facts], Values]]] = {
 _Counter = tuple[str, str]
 """Protocol, of Tcp (/proc/net/snmp) and TcpExt (/proc/net/netstat), and the counter's name there."""
 
-_POD_COUNTERS: Final[Mapping[Series, _Counter]] = {
-    metrics.POD_ACTIVE_OPENS: ("Tcp", "ActiveOpens"),
-    metrics.POD_PASSIVE_OPENS: ("Tcp", "PassiveOpens"),
-    metrics.POD_ATTEMPT_FAILS: ("Tcp", "AttemptFails"),
-    metrics.POD_SEGMENTS_SENT: ("Tcp", "OutSegs"),
-    metrics.POD_SEGMENTS_RETRANSMITTED: ("Tcp", "RetransSegs"),
-    metrics.POD_SYN_SEGMENTS_RETRANSMITTED: ("TcpExt", "TCPSynRetrans"),
-    metrics.POD_LISTEN_OVERFLOWS: ("TcpExt", "ListenOverflows"),
-    metrics.POD_LISTEN_DROPS: ("TcpExt", "ListenDrops"),
-    metrics.POD_TIME_WAIT_OVERFLOWS: ("TcpExt", "TCPTimeWaitOverflow"),
-}
-
-_HOST_COUNTERS: Final[Mapping[Series, _Counter]] = {
-    metrics.HOST_ACTIVE_OPENS: ("Tcp", "ActiveOpens"),
-    metrics.HOST_PASSIVE_OPENS: ("Tcp", "PassiveOpens"),
-    metrics.HOST_ATTEMPT_FAILS: ("Tcp", "AttemptFails"),
-    metrics.HOST_SEGMENTS_SENT: ("Tcp", "OutSegs"),
-    metrics.HOST_SEGMENTS_RETRANSMITTED: ("Tcp", "RetransSegs"),
-    metrics.HOST_SYN_SEGMENTS_RETRANSMITTED: ("TcpExt", "TCPSynRetrans"),
-    metrics.HOST_LISTEN_OVERFLOWS: ("TcpExt", "ListenOverflows"),
-    metrics.HOST_LISTEN_DROPS: ("TcpExt", "ListenDrops"),
-    metrics.HOST_TIME_WAIT_OVERFLOWS: ("TcpExt", "TCPTimeWaitOverflow"),
-}
+_COUNTERS: Final[Sequence[tuple[Series, Series, _Counter]]] = (
+    (metrics.POD_ACTIVE_OPENS, metrics.HOST_ACTIVE_OPENS, ("Tcp", "ActiveOpens")),
+    (metrics.POD_PASSIVE_OPENS, metrics.HOST_PASSIVE_OPENS, ("Tcp", "PassiveOpens")),
+    (metrics.POD_ATTEMPT_FAILS, metrics.HOST_ATTEMPT_FAILS, ("Tcp", "AttemptFails")),
+    (metrics.POD_SEGMENTS_SENT, metrics.HOST_SEGMENTS_SENT, ("Tcp", "OutSegs")),
+    (metrics.POD_SEGMENTS_RETRANSMITTED, metrics.HOST_SEGMENTS_RETRANSMITTED, ("Tcp", "RetransSegs")),
+    (metrics.POD_SYN_SEGMENTS_RETRANSMITTED, metrics.HOST_SYN_SEGMENTS_RETRANSMITTED, ("TcpExt", "TCPSynRetrans")),
+    (metrics.POD_LISTEN_OVERFLOWS, metrics.HOST_LISTEN_OVERFLOWS, ("TcpExt", "ListenOverflows")),
+    (metrics.POD_LISTEN_DROPS, metrics.HOST_LISTEN_DROPS, ("TcpExt", "ListenDrops")),
+    (metrics.POD_TIME_WAIT_OVERFLOWS, metrics.HOST_TIME_WAIT_OVERFLOWS, ("TcpExt", "TCPTimeWaitOverflow")),
+)
+"""Of a pod and of the node's own namespace, the same counter of the kernel."""
 
 
 def _counted(counters: NetCounters | None, which: _Counter) -> float | None:

@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, Literal, TypeVar
 import msgspec
 
 from sockethealth_agent.kubeapi import SILENCE_SECONDS, ApiError, AwayError, GoneError, KubeApi, Watch, resource_version
+from sockethealth_core import backoff
 
 LOG = logging.getLogger(__name__)
 LONGEST_BACKOFF_SECONDS: Final = 30.0
@@ -47,13 +48,8 @@ class _Items(msgspec.Struct, frozen=True):
 
 
 def backoff_seconds(failures: int, retry_after_seconds: float | None, chance: float) -> float:
-    """How long to wait after so many failures in a row.
-
-    Doubles from half a second to half a minute; chance (0 to 1) spreads it over the upper half, so that the agents
-    of many nodes do not come back at once. A server's Retry-After is the least.
-    """
-    step = min(LONGEST_BACKOFF_SECONDS, 0.5 * 2.0 ** min(failures - 1, 10))
-    return max(step * (0.5 + chance / 2), retry_after_seconds or 0.0)
+    """The core's, up to half a minute: the agents of many nodes must not come back at once."""
+    return backoff.backoff_seconds(failures, retry_after_seconds, chance, LONGEST_BACKOFF_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Final
 
+from sockethealth_core.backoff import backoff_seconds
 from sockethealth_operator.api import (
     UNREADABLE,
     Api,
@@ -30,7 +31,6 @@ from sockethealth_operator.objects import ResourceType, key_of
 
 _log = logging.getLogger(__name__)
 
-_FIRST_PAUSE_SECONDS: Final = 0.5
 _LAST_PAUSE_SECONDS: Final = 5.0
 _GONE: Final = 410
 _BREATH: Final = 25
@@ -132,5 +132,4 @@ class Watching:
 
 
 def _pause_seconds(failures: int, retry_after_seconds: float) -> float:
-    step = min(_LAST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** min(failures - 1, 10))
-    return max(step * random.uniform(0.5, 1.0), retry_after_seconds)  # noqa: S311 (spreads load)
+    return backoff_seconds(failures, retry_after_seconds, random.random(), _LAST_PAUSE_SECONDS)  # noqa: S311 (spreads load)
