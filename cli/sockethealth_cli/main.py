@@ -2,11 +2,7 @@
 
 import click
 
-from sockethealth_cli.demo import demo
-from sockethealth_cli.explain import explain
-from sockethealth_cli.report_command import report
-from sockethealth_cli.scan import scan
-from sockethealth_cli.top import top
+from sockethealth_cli.lazy import LazyGroup
 
 _EPILOG = """\b
 Shell completion (bash; zsh_source and fish_source for others):
@@ -14,17 +10,21 @@ Shell completion (bash; zsh_source and fish_source for others):
 """
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.group(
+    cls=LazyGroup,
+    elsewhere={
+        "scan": "sockethealth_cli.scan:scan",
+        "demo": "sockethealth_cli.demo:demo",
+        "top": "sockethealth_cli.top:top",
+        "report": "sockethealth_cli.report_command:report",
+        "explain": "sockethealth_cli.explain:explain",
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EPILOG,
+)
 @click.version_option(package_name="sockethealth")
 def main() -> None:
     """Which TCP sockets are running out, why, when it will break, and what to do."""
-
-
-main.add_command(scan)
-main.add_command(demo)
-main.add_command(top)
-main.add_command(report)
-main.add_command(explain)
 
 
 def kubectl_main() -> None:

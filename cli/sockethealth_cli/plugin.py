@@ -11,10 +11,8 @@ from sockethealth_cli import cluster, output, owners, profiles, render, story
 from sockethealth_cli.arguments import command_first
 from sockethealth_cli.cluster import Cluster, ClusterError, MissingError, Object, RefusedError
 from sockethealth_cli.errors import UsageProblem
-from sockethealth_cli.explain import explain
-from sockethealth_cli.fix_command import print_fix
+from sockethealth_cli.lazy import LazyGroup
 from sockethealth_cli.place import Place, common, connected, unreported
-from sockethealth_cli.report_plugin import report_pod
 from sockethealth_cli.text import counted, printable
 from sockethealth_core.resources import NodeSocketHealth, SocketHealth, SysctlProfile, decode
 
@@ -47,7 +45,7 @@ _DEFAULT: Final = "list"
 _MOST_BLOCKS: Final = 5
 
 
-class _Commands(click.Group):
+class _Commands(LazyGroup):
     """Takes options before the command too, as kubectl does, and lists without any command."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -56,7 +54,16 @@ class _Commands(click.Group):
         return super().parse_args(ctx, command_first(args, _VALUED, default))
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.group(
+    cls=_Commands,
+    elsewhere={
+        "fix": "sockethealth_cli.fix_command:print_fix",
+        "explain": "sockethealth_cli.explain:explain",
+        "report": "sockethealth_cli.report_plugin:report_pod",
+    },
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_EPILOG,
+)
 @click.version_option(package_name="sockethealth")
 def plugin() -> None:
     """Which pods run out of TCP sockets, why, when it will break, and what to do.
@@ -194,11 +201,6 @@ def list_profiles(name: str | None, place: Place, form: output.Format) -> None:
         output.print_report(profiles.story(decode(SysctlProfile, one), profiles.on_nodes(name, nodes)))
     else:
         output.print_text(output.serialized_object(one, form))
-
-
-plugin.add_command(print_fix)
-plugin.add_command(explain)
-plugin.add_command(report_pod)
 
 
 def _listed(place: Place, *, all_namespaces: bool) -> list[Object]:

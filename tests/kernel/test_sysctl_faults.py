@@ -7,6 +7,7 @@ N+1st is after the Nth: nothing that outlives the process happens in between. Wr
 import itertools
 import os
 import signal
+import tempfile
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,12 +158,19 @@ def _enter(place):
 
 
 @pytest.fixture
-def node(tmp_path):
+def journal():
+    """A folder in memory: what matters is the order of the calls, and a thousand fsyncs of a disk take a minute."""
+    with tempfile.TemporaryDirectory(prefix="sockethealth-test-", dir="/dev/shm") as folder:
+        yield Path(folder) / "journal"
+
+
+@pytest.fixture
+def node(journal):
     own = {name: file.read_text() for name, file in FILES.items()}
     with lab.netns("host") as host, lab.netns("pod") as inside:
         inside.sysctl(SOMAXCONN, "777")
         host.sysctl(RESERVED_PORTS, "9100")
-        yield Node(host, inside, tmp_path / "journal")
+        yield Node(host, inside, journal)
     assert {name: file.read_text() for name, file in FILES.items()} == own
 
 
