@@ -1,17 +1,15 @@
 """`kubectl sockethealth` against a real API server, with objects as agent and operator write them."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+import plugin_program
 from harness.waiting import until
 from sockethealth_core.names import API_VERSION
 from sockethealth_core.resources import encode
@@ -19,7 +17,6 @@ from unit.cli.builders import exhausted, judged, leaking, quiet
 
 pytestmark = pytest.mark.api
 
-PROGRAM = str(Path(sys.executable).with_name("kubectl-sockethealth"))
 HEARTBEAT = "2026-01-02T03:04:05Z"
 SECONDS = 30
 
@@ -53,8 +50,7 @@ class Stage:
         self.kubectl("patch", kind, name, *where, "--subresource=status", "--type=merge", "-p", patch)
 
     def run(self, *arguments: str, kubeconfig: str | None = None) -> "subprocess.CompletedProcess[str]":
-        argv = [PROGRAM, *arguments, "--kubeconfig", kubeconfig or str(self.cluster.kubeconfig)]
-        return subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"})
+        return plugin_program.run(*arguments, kubeconfig=kubeconfig or self.cluster.kubeconfig)
 
     def told(self, *arguments: str) -> str:
         """Standard output on one line, of a run that must succeed."""
@@ -125,7 +121,7 @@ def test_the_list_has_the_worst_first_and_its_exit_code_tells_of_it(stage):
     done = stage.run("-n", stage.namespace, "--exit-code")
     assert done.returncode == 0, "Warning is not Critical"
     stage.report("web", exhausted())
-    done = stage.run("-n", stage.namespace, "--exit-code")
+    done = plugin_program.run_as_installed("-n", stage.namespace, "--exit-code", kubeconfig=stage.cluster.kubeconfig)
     assert done.returncode == 1, done.stderr
     names = [line.split()[1] for line in done.stdout.splitlines()[1:4]]
     assert names == ["web", "leaky", "idle"]

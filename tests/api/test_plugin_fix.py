@@ -1,16 +1,14 @@
 """`kubectl sockethealth fix`: the API server takes what it prints, and the workload has just that afterwards."""
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+import plugin_program
 from operator_lab import Stage, pod_template
 from sockethealth_core.names import AGENT_FIELD_MANAGER, OPERATOR_FIELD_MANAGER
 from sockethealth_core.resources import encode
@@ -20,7 +18,6 @@ from unit.cli.builders import exhausted, judged, leaking
 
 pytestmark = pytest.mark.api
 
-PROGRAM = str(Path(sys.executable).with_name("kubectl-sockethealth"))
 APPLY = ("apply", "--server-side", "--field-manager=kubectl-sockethealth", "-f", "-")
 WIDE = {"name": "net.ipv4.ip_local_port_range", "value": "10240 64999"}
 NOTHING_TO_PRINT = 3
@@ -58,8 +55,7 @@ class Lab:
             )
 
     def fix(self, pod: str, *arguments: str, expect: int = 0) -> "subprocess.CompletedProcess[str]":
-        argv = [PROGRAM, "fix", pod, "-n", self.namespace, "--kubeconfig", str(self.cluster.kubeconfig), *arguments]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"})
+        done = plugin_program.run("fix", pod, "-n", self.namespace, *arguments, kubeconfig=self.cluster.kubeconfig)
         assert done.returncode == expect, done.stderr
         return done
 

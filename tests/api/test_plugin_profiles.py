@@ -1,20 +1,16 @@
 """`kubectl sockethealth profiles` and kubectl's own columns, with objects as operator and nodes write them."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+import plugin_program
 from operator_lab import Stage
 from sockethealth_core.names import API_VERSION
 from sockethealth_core.units import format_time
 
 pytestmark = pytest.mark.api
 
-PROGRAM = str(Path(sys.executable).with_name("kubectl-sockethealth"))
 RANGE = {"name": "net.ipv4.ip_local_port_range", "value": "10240 64999"}
 
 
@@ -50,8 +46,7 @@ def write_status(stage: Stage, kind: str, name: str, status: dict) -> None:
 
 
 def plugin(stage: Stage, *arguments: str) -> str:
-    argv = [PROGRAM, *arguments, "--kubeconfig", str(stage.cluster.kubeconfig)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "100"})
+    done = plugin_program.run(*arguments, kubeconfig=stage.cluster.kubeconfig)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
