@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.cluster import ExistingCluster, OwnCluster
 from harness.images import REPOSITORY
+from harness.reading import NotThereError
 from harness.waiting import until
 
 RELEASE = "sockethealth"
@@ -137,8 +138,10 @@ class Place:
 
     def socket_health(self, pod: str) -> dict[str, Any]:
         """A pod's SocketHealth; empty while there is none."""
-        found = self.cluster.kubectl("get", "sockethealth", pod, "-n", self.namespace, "-o", "json", check=False)
-        return dict(json.loads(found.stdout)) if found.returncode == 0 else {}
+        try:
+            return self.cluster.get("sockethealth", pod, "-n", self.namespace)
+        except NotThereError:
+            return {}
 
     def findings(self, pod: str) -> dict[str, dict[str, Any]]:
         """A pod's findings by rule."""

@@ -14,6 +14,7 @@ from kubernetes.dynamic import DynamicClient
 
 from harness.binaries import client_path
 from harness.errors import HarnessError
+from harness.reading import Query, Reading
 
 
 def _environment() -> dict[str, str]:
@@ -129,9 +130,21 @@ class ClusterAccess:
         return self._run("helm", argv, check=check, timeout=timeout)
 
     def get(self, *arguments: str) -> dict[str, Any]:
-        """`kubectl get ... -o json`, decoded."""
+        """`kubectl get ... -o json`, decoded; read directly where it names one kind, and by kubectl otherwise.
+
+        Raises:
+            NotThereError: There is no such object or kind.
+            HarnessError: It was refused, or kubectl failed.
+        """
+        query = Query.of(*arguments)
+        if query is not None:
+            return self._reading.get(query)
         document: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json").stdout)
         return document
+
+    @cached_property
+    def _reading(self) -> Reading:
+        return Reading(self.client)
 
     def client(self) -> kubernetes_client.ApiClient:
         """A fresh client of the Python library, closed with the cluster; proxies are ignored."""
