@@ -8,7 +8,7 @@ runtime is asked.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sockethealth_agent import netns, procfs
@@ -34,13 +34,15 @@ class PodRef:
 class PodProcesses:
     """A pod's processes on this node.
 
-    pid: one that lives as long as the pod should: the oldest, which is the sandbox's. `netns_path` is its ns/net.
+    pid: one that lives as long as the pod should: the oldest, which is the sandbox's. `netns_path` is its ns/net, and
+    `start_time` (clock ticks since boot) tells it from a later process of the same pid.
     containers: container id -> pids.
     """
 
     uid: str
     netns: NetnsId
     pid: int
+    start_time: int
     netns_path: str
     host_network: bool
     containers: Mapping[str, tuple[int, ...]]
@@ -56,13 +58,15 @@ class Discovery:
     """One look at the node.
 
     namespaces: each namespace once, with the UIDs of its pods. refused: UID -> a sentence, for pods none of whose
-    processes let its namespace be seen.
+    processes let its namespace be seen. odd: pid -> a sentence, for processes that were passed over because their files
+    look as none that is known.
     """
 
     pods: Mapping[str, PodProcesses]
     namespaces: Mapping[NetnsId, tuple[str, ...]]
     host_netns: NetnsId | None
     refused: Mapping[str, str]
+    odd: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def host_network(self) -> tuple[PodProcesses, ...]:
@@ -112,7 +116,7 @@ def pod_of_cgroup(text: str) -> PodRef | None:
 def discover(
     proc: Path = procfs.PROC, known: KnownProcesses | None = None, host_netns: NetnsId | None = None
 ) -> Discovery:
-    """Map pods to namespaces. Processes that exit meanwhile are passed over.
+    """Map pods to namespaces. Processes that exit meanwhile, or look as none that is known, are passed over.
 
     Args:
         proc: where the node's /proc is mounted; it must show all pids (hostPID).
@@ -123,17 +127,42 @@ def discover(
     now = _uptime_ticks(proc)
     alive: dict[int, _Process] = {}
     pods: dict[str, list[int]] = {}
+    odd: dict[int, str] = {}
     for entry in os.listdir(proc):  # noqa: PTH208 - names are enough, of thousands of entries
         if not entry.isdecimal():
             continue
-        process = _look_at(int(entry), proc, known._by_pid.get(int(entry)), now)  # noqa: SLF001 - its own cache
+        try:
+            process = _look_at(int(entry), proc, known._by_pid.get(int(entry)), now)  # noqa: SLF001 - its own cache
+        except procfs.ProcLayoutError as error:
+            odd[int(entry)] = str(error)
+            continue
         if process is None:
             continue
         alive[int(entry)] = process
         if process.pod is not None:
             pods.setdefault(process.pod.uid, []).append(int(entry))
     known._by_pid = alive  # noqa: SLF001 - its own cache
-    return _grouped(pods, alive, proc, host_netns)
+    return replace(_grouped(pods, alive, proc, host_netns), odd=odd)
+
+
+def confirm(processes: PodProcesses, proc: Path = procfs.PROC) -> None:
+    """Make sure that a pod's `pid` is still the process that was found.
+
+    To be called once its namespace is open: between discovery and that moment the process may have ended and its pid,
+    and even the inode number of its namespace, have gone to another pod (alloc_pid in kernel/pid.c, proc_alloc_inum in
+    fs/proc/generic.c).
+
+    Raises:
+        NetnsGone: it is another process, or none.
+    """
+    try:
+        start_time = procfs.read_start_time(processes.pid, proc)
+    except (procfs.ProcessGone, procfs.ProcLayoutError) as error:
+        raise NetnsGone(processes.netns_path, str(error)) from error
+    if start_time != processes.start_time:
+        raise NetnsGone(
+            processes.netns_path, f"The process of {processes.netns_path} ended, and another one has its pid."
+        )
 
 
 def pods_of_cgroup_ids(cgroup_root: Path) -> dict[int, str]:
@@ -223,6 +252,7 @@ def _grouped(
             uid=uid,
             netns=identity,
             pid=pid,
+            start_time=alive[pid].start_time,
             netns_path=f"{proc}/{pid}/ns/net",
             host_network=identity == host_netns,
             containers={container: tuple(members) for container, members in containers.items()},

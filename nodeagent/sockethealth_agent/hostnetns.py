@@ -12,7 +12,7 @@ from pathlib import Path
 from sockethealth_agent import netns, procfs
 from sockethealth_agent.discovery import pod_of_cgroup
 from sockethealth_agent.netns import NetnsError
-from sockethealth_agent.procfs import ProcessGone
+from sockethealth_agent.procfs import ProcessGone, ProcLayoutError
 
 
 def find(proc: Path = procfs.PROC, own_pid: int | None = None) -> str | None:
@@ -44,7 +44,7 @@ def _ancestors(pid: int, proc: Path) -> list[int]:
     while True:
         try:
             pid = procfs.read_parent(pid, proc)
-        except ProcessGone:
+        except (ProcessGone, ProcLayoutError):
             break
         if pid <= 1:
             break

@@ -80,10 +80,15 @@ def identity(path: str | Path = OWN_NETNS) -> NetnsId:
 def cookie() -> str:
     """The cookie of the calling thread's namespace, unique since boot where an inode is used again; "" before 5.14."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            return probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8).hex()
-        except OSError:
-            return ""
+        return cookie_of(probe)
+
+
+def cookie_of(sock: socket.socket) -> str:
+    """The cookie of the namespace that a socket was made in; see cookie."""
+    try:
+        return sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8).hex()
+    except OSError:
+        return ""
 
 
 @contextmanager
@@ -214,7 +219,11 @@ def _explained(path: str, done: str, capability: str, error: OSError) -> Excepti
 
 
 def _why(capability: str, error: OSError) -> str:
-    if not procfs.read_effective_capabilities("thread-self") >> _CAPABILITIES[capability] & 1:
+    try:
+        held = procfs.read_effective_capabilities("thread-self")
+    except (procfs.ProcessGone, procfs.ProcLayoutError) as unknown:
+        return f"{error.strerror}; whether {capability} is missing cannot be told: {unknown}"
+    if not held >> _CAPABILITIES[capability] & 1:
         return f"{capability} is missing ({error.strerror})"
     return (
         f"{error.strerror}, though {capability} is there; a security module such as AppArmor, SELinux or BPF forbids "

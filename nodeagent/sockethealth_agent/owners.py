@@ -138,9 +138,12 @@ def _by_user(pids: Iterable[int], proc: Path) -> dict[int, list[int]]:
     users: dict[int, list[int]] = {}
     for pid in pids:
         try:
-            users.setdefault(procfs.read_user(pid, proc), []).append(pid)
+            user = procfs.read_user(pid, proc)
         except procfs.ProcessGone:
             continue
+        except procfs.ProcLayoutError:
+            return {}  # it may have any user, so none has only one process
+        users.setdefault(user, []).append(pid)
     return users
 
 

@@ -62,6 +62,7 @@ class Memory:
 
     Attributes:
         counters: the last reading, for rates.
+        cookie: of the namespace that was read, as netns.cookie has it: its inode may be another's later.
         stopped_listening: port -> when it was first seen without its listener; None while it has one.
         sightings: CLOSE_WAIT cookie -> when it was first seen.
         holders: inode -> who holds it, or None where nobody was found; asked anew a while after `searched_at`.
@@ -76,6 +77,7 @@ class Memory:
     """
 
     counters: Reading | None = None
+    cookie: str = ""
     stopped_listening: dict[int, float | None] = field(default_factory=dict)
     sightings: dict[int, float] = field(default_factory=dict)
     holders: dict[int, Holder | None] = field(default_factory=dict)
@@ -179,6 +181,10 @@ def no_cgroups() -> Mapping[int, str]:
     return {}
 
 
+def no_doubt() -> None:
+    """For a path that names one namespace only."""
+
+
 def is_waited_for(listener: folding.Listener, found: Conversations) -> bool:
     """Whether connections wait at a listener, complete or half open."""
     return listener.queue > 0 or found.inbound.get((listener.port, int(TcpState.SYN_RECV)), 0) > 0
@@ -193,6 +199,7 @@ def read_netns(
     observed_at: float,
     min_ages: Iterable[float] = (making.DEFAULT_MIN_AGE_SECONDS,),
     expected: NetnsId | None = None,
+    confirm: Callable[[], None] = no_doubt,
     pids: Mapping[int, str | None] | None = None,
     container_names: Mapping[str, str] | None = None,
     containers: Callable[[], Mapping[int, str]] = no_cgroups,
@@ -209,6 +216,7 @@ def read_netns(
         observed_at: epoch seconds.
         min_ages: ages to count CLOSE_WAIT by, in seconds.
         expected: the namespace meant; see netns.entered.
+        confirm: called once the namespace is open, to raise where it is not the one meant; see discovery.confirm.
         pids: processes to search for holders, with their container ids.
         container_names: name by container id.
         containers: asked where a socket's process cannot be found; see find_holders.
@@ -228,9 +236,9 @@ def read_netns(
         return still
     with ExitStack() as stack:
         with _inside(path, expected):
+            confirm()
             sock = stack.enter_context(netns.open_diag_socket())
-            if memory.counters is not None and memory.counters.netns != netns.identity():
-                _forget(memory)
+            _forget_another(memory, netns.cookie_of(sock))
             if now - memory.sysctls_at >= LONGEST_UNVISITED_SECONDS * memory.patience:
                 memory.sysctls, memory.sysctls_at = _own_sysctls(proc), now
             tier1 = read_tier1(proc, memory.sysctls)
@@ -465,9 +473,12 @@ def _holder(owner: owners.Owner, container_names: Mapping[str, str]) -> Holder:
     return Holder(container_names.get(container, container), owner.comm, owner.pid)
 
 
-def _forget(memory: Memory) -> None:
-    fresh = Memory(dumps=memory.dumps)
-    memory.__dict__.update(fresh.__dict__)
+def _forget_another(memory: Memory, cookie: str) -> None:
+    """Keep nothing of another namespace than the calling thread's; another one may have had the same inode."""
+    if memory.counters is not None and (memory.counters.netns, memory.cookie) != (netns.identity(), cookie):
+        fresh = Memory(dumps=memory.dumps)
+        memory.__dict__.update(fresh.__dict__)
+    memory.cookie = cookie
 
 
 def _moved(tier1: Tier1, listeners: Iterable[folding.Listener], ports: frozenset[int]) -> tuple[Any, ...]:

@@ -284,6 +284,9 @@ class Reporter:
             self._report_away(error)
             return backoff_seconds(self._failures, error.retry_after_seconds, random.random())  # noqa: S311 (spreads load)
         except ApiError as error:
+            if isinstance(error, NotFoundError):
+                # With the node's object, or its kind, all others may be gone too, and nobody tells of those.
+                self._look_again()
             self._refused("The node's report", error)
             return REFUSED_SECONDS / 4
         self._failures = 0
@@ -300,6 +303,9 @@ class Reporter:
     def _consider(self, submission: Submission) -> None:
         now = self._clock()
         if submission.watchpoints != self._watchpoints:
+            if not submission.watchpoints:
+                # Withdrawn, or gone with the node's object: to write to that tells.
+                self._next_heartbeat = float("-inf")
             self._watchpoints, self._gauges = submission.watchpoints, gauges(submission.watchpoints)
         records: dict[str, _Record] = {}
         for uid, observation in submission.sweep.pods.items():
@@ -317,6 +323,10 @@ class Reporter:
                     record.noteworthy_at = record.kept_at = now
         self._records = records
         self._consider_node(submission, now)
+
+    def _look_again(self) -> None:
+        self._node_object = False
+        self._next_list = self._next_heartbeat = float("-inf")
 
     def _consider_node(self, submission: Submission, now: float) -> None:
         crossed = self._crossed_by_node(submission)
@@ -588,20 +598,16 @@ class Reporter:
             report_mode=self._mode,
         )
         facts = msgspec.structs.replace(submission.sweep.node, agent=agent)
-        try:
-            answer = self._api.apply(
-                self._node_path + "/status",
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": "NodeSocketHealth",
-                    "metadata": {"name": self._identity.node_name},
-                    "status": encode(facts),
-                },
-                manager=AGENT_FIELD_MANAGER,
-            )
-        except NotFoundError:
-            self._node_object = False
-            raise
+        answer = self._api.apply(
+            self._node_path + "/status",
+            {
+                "apiVersion": API_VERSION,
+                "kind": "NodeSocketHealth",
+                "metadata": {"name": self._identity.node_name},
+                "status": encode(facts),
+            },
+            manager=AGENT_FIELD_MANAGER,
+        )
         held = msgspec.json.decode(answer, type=_Node).metadata.labels
         if self._node is not None and not _node_labels(self._node).items() <= held.items():
             self._node_object = False  # someone took labels away: they are put back with the next heartbeat

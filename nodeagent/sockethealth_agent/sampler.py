@@ -1,7 +1,7 @@
 """One sweep over the node: every pod's sockets, and the node's own.
 
 What cannot be read this time keeps its last facts, is counted, is logged once for its reason, and is tried again at
-the next sweep. Nothing here knows of the API server.
+the next sweep. A sweep logs one line for a reason, however many pods have it. Nothing here knows of the API server.
 """
 
 import logging
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -155,7 +156,11 @@ class Sampler:
         self._host_kept: _Host | None = None
         self._host_complaint = ""
         self._host_sockets = Sockets()
+        self._host_sysctls: dict[str, str] = {}
         self._insert_failed: tuple[float, int] | None = None
+        self._odd = False
+        self._complaints: dict[str, list[str]] = {}
+        self._recoveries: list[PodInfo] = []
 
     def sweep(
         self,
@@ -177,6 +182,7 @@ class Sampler:
         wanted = {uid: pod for uid, pod in pods.items() if not pod.completed}
         self._states = {uid: state for uid, state in self._states.items() if uid in wanted}
         seen = discovery.discover(self._proc, self._processes, self._host_identity())
+        self._say_odd(seen.odd)
         dumps_before = sum(state.memory.dumps for state in self._states.values())
         failed: dict[str, str] = {}
         shared = [uid for uid, pod in wanted.items() if self._shares_host(uid, pod, seen)]
@@ -185,6 +191,7 @@ class Sampler:
                 continue
             self._read_pod(pod, seen, ages, failed)
         host = self._read_host(shared, wanted, seen, ages, failed)
+        self._say()
         observed = {
             uid: Observation(
                 wanted[uid],
@@ -252,6 +259,7 @@ class Sampler:
                 observed_at=self._wall_clock(),
                 min_ages=ages,
                 expected=processes.netns,
+                confirm=partial(discovery.confirm, processes, self._proc),
                 pids=_pids(processes),
                 container_names=pod.containers,
                 containers=self._containers,
@@ -291,12 +299,28 @@ class Sampler:
         reason = sentence.partition(":")[0]
         if state.complaint != reason:
             state.complaint = reason
-            LOG.warning("%s: %s", pod, sentence)
+            self._complaints.setdefault(reason, []).append(f"{pod}: {sentence}")
 
     def _recovered(self, pod: PodInfo, state: _PodState) -> None:
         if state.complaint:
-            LOG.info("%s: its sockets are read again.", pod)
+            self._recoveries.append(pod)
             state.complaint = ""
+
+    def _say(self) -> None:
+        for complaints in self._complaints.values():
+            LOG.warning("%s%s", complaints[0], _likewise(len(complaints) - 1))
+        if self._recoveries:
+            LOG.info("%s: its sockets are read again.%s", self._recoveries[0], _likewise(len(self._recoveries) - 1))
+        self._complaints, self._recoveries = {}, []
+
+    def _say_odd(self, odd: Mapping[int, str]) -> None:
+        if odd and not self._odd:
+            LOG.warning(
+                "%d processes are passed over, because their files look as none that is known: %s",
+                len(odd),
+                next(iter(odd.values())),
+            )
+        self._odd = bool(odd)
 
     def _read_host(
         self,
@@ -470,12 +494,14 @@ class Sampler:
     def _node_facts(self, host: _Host | None, pods: list[Sockets], read: int, failed: int) -> NodeFacts:
         if host is not None:
             self._host_sockets = making.socket_counts(host.sockets.states, len(host.sockets.listeners))
+            self._host_sysctls = dict(host.node_sysctls)
         known = NodeFacts(
             observed_time=format_time(self._wall_clock()),
             pods=read,
             pods_failed=failed,
             sockets=making.total([*pods, self._host_sockets]),
             host_sockets=self._host_sockets,
+            sysctls=self._host_sysctls,
         )
         if host is None:
             return known
@@ -501,8 +527,12 @@ class Sampler:
             tcp_memory=memory,
             orphans=orphans,
             conntrack=tracked,
-            sysctls=dict(host.node_sysctls),
+            sysctls=known.sysctls,
         )
+
+
+def _likewise(pods: int) -> str:
+    return f" The same is true of {pods} other pod{'s' * (pods > 1)}." if pods else ""
 
 
 def _pids(processes: PodProcesses) -> dict[int, str | None]:

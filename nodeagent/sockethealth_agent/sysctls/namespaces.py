@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -10,7 +11,7 @@ from sockethealth_agent import discovery, hostnetns, netns, procfs
 from sockethealth_agent.discovery import Discovery, KnownProcesses
 from sockethealth_agent.folding import Reader
 from sockethealth_agent.netns import NetnsError, NetnsId
-from sockethealth_agent.reading import new_reader
+from sockethealth_agent.reading import new_reader, no_doubt
 from sockethealth_agent.sysctls.journal import NODE
 
 SYSCTL_ROOT: Final = Path("/proc/sys/net")
@@ -98,13 +99,15 @@ class KernelNamespaces:
 
     def _of_pods(self, seen: Discovery) -> dict[str, Namespace]:
         return {
-            uid: self._namespace(uid, processes.netns_path, processes.netns)
+            uid: self._namespace(
+                uid, processes.netns_path, processes.netns, partial(discovery.confirm, processes, self._proc)
+            )
             for uid, processes in seen.pods.items()
             if not processes.host_network
         }
 
-    def _namespace(self, key: str, path: str, identity: NetnsId) -> Namespace:
-        return Namespace(key, self._root, lambda: _inside(path, identity), lambda: _listening(self._reader))
+    def _namespace(self, key: str, path: str, identity: NetnsId, confirm: Callable[[], None] = no_doubt) -> Namespace:
+        return Namespace(key, self._root, lambda: _inside(path, identity, confirm), lambda: _listening(self._reader))
 
     def _host(self) -> tuple[str, NetnsId] | None:
         if self._given is not None:
@@ -124,8 +127,9 @@ def _is(path: str, identity: NetnsId) -> bool:
 
 
 @contextmanager
-def _inside(path: str, expected: NetnsId) -> Iterator[str]:
+def _inside(path: str, expected: NetnsId, confirm: Callable[[], None]) -> Iterator[str]:
     with netns.entered(path, expected) as found:
+        confirm()
         yield f"{found.device}:{found.inode}:{netns.cookie()}"
 
 

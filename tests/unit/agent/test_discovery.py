@@ -4,15 +4,17 @@ import os
 
 import pytest
 
-from sockethealth_agent import netns
+from sockethealth_agent import hostnetns, netns
 from sockethealth_agent.discovery import (
     KnownProcesses,
     PodRef,
+    confirm,
     containers_of_cgroup_ids,
     discover,
     pod_of_cgroup,
     pods_of_cgroup_ids,
 )
+from sockethealth_agent.sampler import Sampler
 
 UID = "2b4f6a8c-1234-4abc-9def-0123456789ab"
 DASHED = UID.replace("-", "_")
@@ -144,6 +146,52 @@ def test_processes_that_vanish_are_passed_over(proc):
     (proc.root / "20/ns/net").unlink()
     (proc.root / "22").mkdir()
     assert discover(proc.root).pods[UID].pid == 21
+
+
+@pytest.mark.parametrize("stat", ["", "21 (x) S 1 2\n", "21 (x) S " + "x " * 50])
+def test_a_process_of_an_odd_layout_is_passed_over_and_counted(proc, stat):
+    proc.add(20, pod(UID), "one")
+    proc.add(21, pod(UID.replace("2b4f", "3c5e")), "two")
+    (proc.root / "21/stat").write_text(stat)
+    known = KnownProcesses()
+    for _ in range(2):
+        found = discover(proc.root, known)
+        assert set(found.pods) == {UID}
+        assert list(found.odd) == [21]
+        assert "no start time" in found.odd[21]
+    proc.start(21, 500)
+    assert len(discover(proc.root, known).pods) == 2
+
+
+def test_odd_processes_are_said_once_and_end_no_sweep(proc, caplog):
+    proc.add(20, pod(UID), "one")
+    proc.add(21, pod(UID), "one")
+    sampler = Sampler(proc=proc.root, host_netns=str(proc.spaces / "host"))
+    for pid in (20, 21):
+        (proc.root / str(pid) / "stat").write_text("odd\n")
+    for _ in range(3):
+        sampler.sweep({})
+    said = [record.message for record in caplog.records if "passed over" in record.message]
+    assert len(said) == 1
+    assert said[0].startswith("2 processes are passed over, because their files look as none that is known: ")
+
+
+def test_a_pid_that_is_used_again_is_not_confirmed(proc):
+    proc.add(20, pod(UID), "one", 1000)
+    found = discover(proc.root).pods[UID]
+    confirm(found, proc.root)
+    proc.start(20, 2000)
+    with pytest.raises(netns.NetnsGone, match="another one has its pid"):
+        confirm(found, proc.root)
+    (proc.root / "20/stat").unlink()
+    with pytest.raises(netns.NetnsGone, match="exited"):
+        confirm(found, proc.root)
+
+
+def test_an_ancestor_of_an_odd_layout_ends_the_search_and_not_the_sweep(proc):
+    proc.add(30, "0::/\n", "host")
+    (proc.root / "30/status").write_text("Name:\tx\nPPid:\tnone\n")
+    assert hostnetns.find(proc.root, own_pid=30) is None
 
 
 def test_cgroup_ids_are_the_pods_directory_and_all_below(tmp_path):

@@ -27,6 +27,12 @@ def proc(tmp_path):
     return tmp_path
 
 
+def test_a_process_whose_user_cannot_be_read_may_be_the_holder_so_nobody_is_named(proc):
+    (proc / "11" / "status").write_text("Name:\tsh\nUid:\tnobody\n")
+    sought = [HeldSocket(1, 1234, 7), HeldSocket(2, 1234, 8)]
+    assert known_by_cgroup(sought, CONTAINERS, PIDS, proc) == {1: Owner(0, "", APP), 2: Owner(0, "", LOG)}
+
+
 PIDS = {10: APP, 11: APP, 20: LOG, 21: LOG, 99: None}
 
 

@@ -1,6 +1,4 @@
-"""The /proc parsers on layouts of several kernels. linux-4.18 stands for one booted with ipv6.disable=1 too."""
-
-from pathlib import Path
+"""The /proc parsers on what no kernel lays out so; what kernels do is in test_proc_layouts.py."""
 
 import pytest
 from hypothesis import given
@@ -8,39 +6,10 @@ from hypothesis import strategies as st
 
 from sockethealth_agent import procfs
 
-FIXTURES = Path(__file__).with_name("fixtures")
-KERNELS = ["4.18", "5.10", "6.1", "6.18"]
 
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_counters_go_by_name_whatever_the_order(kernel):
-    counters = procfs.read_counters(4321, FIXTURES / f"linux-{kernel}")
-    names = ("ListenOverflows", "ListenDrops", "TCPTimeWaitOverflow", "TCPReqQFullDrop", "TCPSynRetrans")
-    assert [counters.tcp_ext[name] for name in names] == [11, 12, 13, 14, 15]
-    assert [counters.tcp[name] for name in ("ActiveOpens", "PassiveOpens", "RetransSegs", "OutSegs")] == [
-        21,
-        22,
-        23,
-        2400,
-    ]
-    assert counters.tcp["MaxConn"] == -1
-
-
-def test_a_counter_of_a_later_kernel_is_absent_not_zero():
-    assert "BeyondWindow" not in procfs.read_counters(4321, FIXTURES / "linux-5.10").tcp_ext
-    assert "BeyondWindow" in procfs.read_counters(4321, FIXTURES / "linux-6.18").tcp_ext
-
-
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_sockstat_with_and_without_ipv6(kernel):
-    stat = procfs.read_sockstat(4321, FIXTURES / f"linux-{kernel}")
-    assert (stat.inuse, stat.orphans, stat.time_wait, stat.allocated, stat.memory_pages) == (31, 2, 33, 40, 5)
-    assert stat.inuse6 == (None if kernel == "4.18" else 7)
-
-
-def test_a_process_that_is_not_there_is_gone():
+def test_a_process_that_is_not_there_is_gone(tmp_path):
     with pytest.raises(procfs.ProcessGone, match="Process 1 exited"):
-        procfs.read_sockstat(1, FIXTURES / "linux-6.1")
+        procfs.read_sockstat(1, tmp_path)
 
 
 def test_start_time_survives_any_process_name():
