@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, get_args
 
 from sockethealth_core.detectors import DETECTORS, Detector
+from sockethealth_core.detectors.expression import MAXIMUM_STEPS, steps_of
 from sockethealth_core.resources import (
     ClusterSocketHealthPolicy,
     DetectorName,
@@ -33,6 +34,10 @@ POLICY_KINDS: Final[Mapping[str, type[AnyPolicy]]] = {
 _DETECTOR_NAMES: Final = get_args(DetectorName)
 _SEVERITIES: Final[tuple[Severity, ...]] = get_args(Severity)
 _Place = tuple[str, tuple[tuple[str, str], ...]]
+_TOO_DEAR_TOGETHER: Final = (
+    "the expressions of its rules take too many steps together: use fewer rules of detector Expression, or fewer of "
+    "all/exists/map/filter in them"
+)
 
 
 class PolicyError(Exception):
@@ -133,6 +138,10 @@ def compile_policy(policy: AnyPolicy) -> Policy:
     faults: list[str] = []
     rules: list[CompiledRule] = []
     seen: set[str] = set()
+    # Looked at before any is compiled: their number alone could keep the operator busy. One by itself is named below.
+    steps = [steps_of(rule.parameters) for rule in policy.spec.rules]
+    if max(steps, default=0) <= MAXIMUM_STEPS < sum(steps):
+        raise PolicyError(_named(policy), [_TOO_DEAR_TOGETHER])
     for rule in policy.spec.rules:
         if rule.name in seen:
             faults.append(f"rule '{rule.name}' is there twice: give each rule a name of its own")
@@ -141,9 +150,7 @@ def compile_policy(policy: AnyPolicy) -> Policy:
         if compiled is not None:
             rules.append(compiled)
     if faults:
-        namespace = policy.metadata.namespace
-        place = f"{namespace}/{policy.metadata.name}" if namespace else policy.metadata.name
-        raise PolicyError(f"{policy.kind} {place}", faults)
+        raise PolicyError(_named(policy), faults)
     cluster = isinstance(policy, ClusterSocketHealthPolicy)
     return Policy(
         kind=policy.kind,
@@ -158,6 +165,11 @@ def compile_policy(policy: AnyPolicy) -> Policy:
     )
 
 
+def place_of_watch(rule: CompiledRule) -> _Place:
+    """What a rule's values are watched of: its detector, with its parameters."""
+    return rule.detector.name, tuple(sorted(rule.parameters.items()))
+
+
 def watchpoints(policies: list[Policy]) -> list[Watchpoint]:
     """The values in force that an agent must report the crossing of, in a stable order, those of Info rules last.
 
@@ -166,7 +178,7 @@ def watchpoints(policies: list[Policy]) -> list[Watchpoint]:
     worst: dict[_Place, dict[float, Severity]] = {}
     for policy in policies:
         for rule in policy.rules:
-            known = worst.setdefault((rule.detector.name, tuple(sorted(rule.parameters.items()))), {})
+            known = worst.setdefault(place_of_watch(rule), {})
             for value in (rule.threshold, rule.clear_threshold):
                 known[value] = max(known.get(value, rule.severity), rule.severity, key=_SEVERITIES.index)
     found = [
@@ -180,6 +192,11 @@ def watchpoints(policies: list[Policy]) -> list[Watchpoint]:
         for severity in sorted(set(values.values()), key=_SEVERITIES.index, reverse=True)
     ]
     return sorted(found, key=lambda watchpoint: watchpoint.severity == "Info")
+
+
+def _named(policy: AnyPolicy) -> str:
+    namespace = policy.metadata.namespace
+    return f"{policy.kind} {namespace}/{policy.metadata.name}" if namespace else f"{policy.kind} {policy.metadata.name}"
 
 
 def _compile_rule(policy: AnyPolicy, rule: PolicyRule, faults: list[str]) -> CompiledRule | None:

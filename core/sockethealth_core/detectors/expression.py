@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from sockethealth_core.detectors.base import (
     Advice,
     AnyFacts,
@@ -18,7 +20,7 @@ from sockethealth_core.detectors.base import (
     Reading,
     Subject,
 )
-from sockethealth_core.detectors.expression_cost import cost_of
+from sockethealth_core.detectors.expression_cost import STATUS_ITEMS, cost_of
 from sockethealth_core.resources import Facts, encode
 
 if TYPE_CHECKING:
@@ -29,6 +31,10 @@ MAXIMUM_NESTING: Final = 2
 """Macros within macros."""
 MAXIMUM_STEPS: Final = 20_000
 """See expression_cost.Cost; a fifth of a second at the very most, where each step is as long as a text may be."""
+MAXIMUM_FACTS_BYTES: Final = 16_384
+"""Of facts as JSON; an agent's are some 2 KiB. What an expression costs at most is counted for no more than this."""
+_TRIED_STEPS: Final = 1_000
+"""Expressions of more are not tried out beforehand: a policy can hold many, and be changed all the time."""
 
 _TOO_DEAR: Final = (
     "takes too many steps: use fewer of all/exists/map/filter within or after one another, shorter lists, and simpler "
@@ -50,12 +56,21 @@ def check(parameters: Parameters) -> list[str]:
         return [f"parameter expression {fault}" for fault in cost.faults]
     if cost.steps > MAXIMUM_STEPS:
         return [f"parameter expression {_TOO_DEAR}"]
-    return [f"parameter expression {fault}" for fault in _faults_without_sockets(text)]
+    found = _faults_without_sockets(text, tried=cost.steps <= _TRIED_STEPS)
+    return [f"parameter expression {fault}" for fault in found]
 
 
-def _faults_without_sockets(text: str) -> Iterator[str]:
+def steps_of(parameters: Parameters) -> int:
+    """Steps that one evaluation of a rule costs at most; 1 for a detector without an expression."""
+    text = parameters.get("expression")
+    return 1 if text is None else cost_of(text[:MAXIMUM_LENGTH]).steps
+
+
+def _faults_without_sockets(text: str, *, tried: bool) -> Iterator[str]:
     try:
-        _compile(text).execute({"status": encode(Facts())})
+        program = _compile(text)
+        if tried:
+            program.execute({"status": encode(Facts())})
     except RuntimeError as error:
         if "Undefined" in str(error):
             yield "uses a name or function that does not exist: only status is known, such as status.sockets.timeWait"
@@ -77,6 +92,11 @@ def measure(facts: AnyFacts, parameters: Parameters) -> Reading | None:
     if not isinstance(facts, Facts):
         return None
     text = parameters["expression"]
+    if len(facts.sysctls) > STATUS_ITEMS or len(msgspec.json.encode(facts)) > MAXIMUM_FACTS_BYTES:
+        raise MeasureError(
+            f'expression "{text}" is not evaluated: the status is larger than any that an agent writes, with more than '
+            f"{STATUS_ITEMS} sysctls or {MAXIMUM_FACTS_BYTES} bytes; see who has written it"
+        )
     try:
         result = _compile(text).execute({"status": encode(facts)})
     # The library answers with the Python error nearest to CEL's: key, type, value, zero division, overflow.

@@ -15,6 +15,8 @@ from typing import Final
 STATUS_ITEMS: Final = 32
 """Most entries of a list or map of a status: the lists have at most 16, and its sysctls are fewer than this."""
 
+_WORDS_OF_A_STEP: Final = 32
+"""What is within a macro is evaluated for each item: the more there is, the more a step is."""
 _MACROS: Final = frozenset({"all", "exists", "exists_one", "existsOne", "map", "filter"})
 
 _TOKEN: Final = re.compile(
@@ -65,7 +67,8 @@ def cost_of(text: str) -> Cost:
     # A map() puts what it is given into each item as often as its body names it: once for each + or comma, and once.
     growth = 1 + words.count("+") + words.count(",")
     patterns, faults = _patterns(tokens)
-    steps = items**nesting * growth**maps * (1 + sum(map(_compiling, patterns)))
+    size = 1 + len(words) // _WORDS_OF_A_STEP
+    steps = items**nesting * growth**maps * (size + sum(map(_compiling, patterns)))
     return Cost(nesting, steps, faults)
 
 

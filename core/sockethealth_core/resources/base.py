@@ -45,6 +45,7 @@ def about(
     rules: tuple[Rule, ...] = (),
     map_key: str | None = None,
     max_items: int | None = None,
+    max_properties: int | None = None,
     max_length: int | None = None,
     min_length: int | None = None,
     at_least: float | None = None,
@@ -62,10 +63,11 @@ def about(
         extra["format"] = "date-time"
     if int_or_string:
         extra["x-kubernetes-int-or-string"] = True
-    # max_items, max_length and bounds are for admission and CEL's cost estimate: what is stored is read
+    # max_items, max_properties, max_length and bounds are for admission and CEL's cost estimate: what is stored is read
     # whatever they say, so that a tightened bound never makes a stored object unreadable.
     for key, bound in (
         ("maxItems", max_items),
+        ("maxProperties", max_properties),
         ("maxLength", max_length),
         ("minLength", min_length),
         ("minimum", at_least),

@@ -102,7 +102,7 @@ class PolicyRule(Resource, frozen=True, kw_only=True):
     ] = "Warning"
     parameters: Annotated[
         dict[str, Annotated[str, about("The parameter's value.", max_length=1024)]],
-        about("What the detector needs beside, such as minAge: 60s.", max_items=8),
+        about("What the detector needs beside, such as minAge: 60s.", max_properties=8),
     ] = {}
 
 
