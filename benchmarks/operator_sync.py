@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 import threading
@@ -257,6 +258,8 @@ class _Operator:
                     "setpriv", "--pdeathsig", "KILL", "--", str(Path(sys.executable).parent / "sockethealth-operator"),
                     "run", f"--kubeconfig={server.cluster.kubeconfig}", f"--health-address=127.0.0.1:{health}",
                     f"--metrics-address=127.0.0.1:{self._metrics}", "--instance=bench",
+                    # A new one each time: it leads at once, though the one before was killed.
+                    f"--lease=default/bench-{secrets.token_hex(4)}",
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -284,6 +287,7 @@ class _Operator:
 
     def until_idle(self) -> None:
         """Wait until no key waits. A look at the metrics costs the operator CPU time that grows with its objects."""
+        self._wait(lambda: self.metric("sockethealth_operator_leading") == 1, every_seconds=0.5)
         self._wait(lambda: self.metric("sockethealth_operator_queue_keys") == 0, every_seconds=0.5)
 
     def metric(self, name: str) -> float:

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+from kubernetes.client import ApiException, CoordinationV1Api
 from kubernetes.dynamic import DynamicClient
 
 from harness import network
@@ -43,24 +45,51 @@ _CLOSE_WAIT_RULE = {
 
 
 class OperatorProcess:
-    """The operator's own program, run as a pod would run it, with its log in a file."""
+    """The operator's own program, run as a pod would run it, with its log in a file.
 
-    def __init__(self, kubeconfig: Path, log: Path) -> None:
+    Args:
+        kubeconfig: who it is, and on which cluster.
+        log: the file.
+        lease: the Lease it takes, as namespace/name. By default a new one at each start, so that it leads at once
+            although the one that was killed before has not released its own.
+        instance: its name in Events and in the Lease.
+        options: further options of the command line.
+
+    Attributes:
+        leases: names of the Leases it was told, as above.
+    """
+
+    def __init__(
+        self,
+        kubeconfig: Path,
+        log: Path,
+        *,
+        lease: str = "",
+        instance: str = "operator-of-a-test",
+        options: Sequence[str] = (),
+    ) -> None:
         self._kubeconfig = kubeconfig
         self._log = log
+        self._lease = lease
+        self._instance = instance
+        self._options = options
+        self.leases: list[str] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._health, self._metrics = network.free_ports(2)
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
         program = Path(sys.executable).parent / "sockethealth-operator"
+        self.leases.append(self._lease or f"default/operator-of-a-test-{secrets.token_hex(4)}")
         argv = [
             str(program),
             "run",
             f"--kubeconfig={self._kubeconfig}",
             f"--health-address=127.0.0.1:{self._health}",
             f"--metrics-address=127.0.0.1:{self._metrics}",
-            "--instance=operator-of-a-test",
+            f"--instance={self._instance}",
+            f"--lease={self.leases[-1]}",
+            *self._options,
         ]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("KUBE")}
         with self._log.open("ab") as log:
@@ -77,10 +106,24 @@ class OperatorProcess:
         """End it without warning, as a crash would."""
         self._end(signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Have it stand still, as a machine does that is paused."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Have it go on where it stood still."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """End it as kubelet does."""
         if self._process is not None and self._process.poll() is None:
             self._end(signal.SIGTERM)
+
+    def leads(self) -> bool:
+        """Whether it says that it leads."""
+        return self.metric("sockethealth_operator_leading") == 1
 
     def log_text(self) -> str:
         """Everything it has logged."""
@@ -117,6 +160,19 @@ def running_operator(cluster: ClusterAccess, folder: Path) -> Iterator[OperatorP
         yield process
     finally:
         process.stop()
+        delete_leases(cluster, process.leases)
+
+
+def delete_leases(cluster: ClusterAccess, names: Iterable[str]) -> None:
+    """Delete Leases, each named as namespace/name, as far as they are there."""
+    coordination = CoordinationV1Api(cluster.core.api_client)
+    for lease in set(names):
+        namespace, _, name = lease.partition("/")
+        try:
+            coordination.delete_namespaced_lease(name, namespace)
+        except ApiException as error:
+            if error.status != HTTPStatus.NOT_FOUND:
+                raise
 
 
 class Stage:
@@ -154,13 +210,17 @@ class Stage:
 
     def report(self, pod: str, *, close_wait: int = 0, peer: str = "10.9.8.7", port: int = 6379) -> None:
         """What the agent writes of a pod whose application has not closed so many connections."""
-        uid = self.get("pods", pod)["metadata"]["uid"]
+        metadata = self.get("pods", pod)["metadata"]
+        uid, labels = metadata["uid"], metadata.get("labels", {})
         owner = {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}
         self._apply(
             self._health_path,
             "SocketHealth",
             pod,
-            {"metadata": {"ownerReferences": [owner]}, "spec": {"nodeName": self.node, "podUID": uid}},
+            {
+                "metadata": {"labels": labels, "ownerReferences": [owner]},
+                "spec": {"nodeName": self.node, "podUID": uid},
+            },
         )
         facts = {
             "observedTime": format_time(1_900_000_000),

@@ -317,17 +317,41 @@ class Api:
         """Server-side apply of the operator's own fields.
 
         The UID goes with them: without it an object that was deleted meanwhile would come back as a stub.
+
+        Raises:
+            ConflictError: the object of that name is another by now.
+            ApiError: one of its kinds; of 409 too, when others wrote the object so often that the server gave up.
         """
         metadata: dict[str, Any] = {"name": ref.name} | ({"namespace": ref.namespace} if ref.namespace else {})
         if ref.uid:
             metadata["uid"] = ref.uid
         metadata |= fields.get("metadata", {})
+        try:
+            return await self.request(
+                "PATCH",
+                resource.path(ref.namespace, ref.name, subresource),
+                query={"fieldManager": OPERATOR_FIELD_MANAGER, "force": "true"},
+                body={"apiVersion": resource.api_version, "kind": resource.kind, **fields, "metadata": metadata},
+                content_type=_APPLY,
+            )
+        except ConflictError as error:
+            raise _of_uid(error) from error
+
+    async def merge(
+        self, resource: ResourceType, namespace: str, name: str, fields: Mapping[str, Any], accept: str = _JSON
+    ) -> dict[str, Any]:
+        """Change fields of an object by a merge patch; None removes one.
+
+        Raises:
+            ConflictError: ``fields`` name a resourceVersion, and the object is of another by now.
+        """
         return await self.request(
             "PATCH",
-            resource.path(ref.namespace, ref.name, subresource),
-            query={"fieldManager": OPERATOR_FIELD_MANAGER, "force": "true"},
-            body={"apiVersion": resource.api_version, "kind": resource.kind, **fields, "metadata": metadata},
-            content_type=_APPLY,
+            resource.path(namespace, name),
+            query={"fieldManager": OPERATOR_FIELD_MANAGER},
+            body=fields,
+            content_type=_MERGE,
+            accept=accept,
         )
 
     async def annotate(self, resource: ResourceType, ref: ObjectRef, annotations: Mapping[str, str | None]) -> None:
@@ -336,15 +360,11 @@ class Api:
         Raises:
             ConflictError: the object of that name is another by now.
         """
+        fields = {"metadata": {"uid": ref.uid, "annotations": dict(annotations)}}
         try:
-            await self.request(
-                "PATCH",
-                resource.path(ref.namespace, ref.name),
-                query={"fieldManager": OPERATOR_FIELD_MANAGER},
-                body={"metadata": {"uid": ref.uid, "annotations": dict(annotations)}},
-                content_type=_MERGE,
-                accept=_METADATA,
-            )
+            await self.merge(resource, ref.namespace, ref.name, fields, accept=_METADATA)
+        except ConflictError as error:
+            raise _of_uid(error) from error
         except InvalidError as error:
             if "metadata.uid: " in str(error):
                 raise ConflictError(str(error), error.status) from error
@@ -392,6 +412,11 @@ class Api:
 
 def _in_cluster() -> bool:
     return Path(config.incluster_config.SERVICE_TOKEN_FILENAME).is_file()
+
+
+def _of_uid(error: ConflictError) -> ApiError:
+    # That others wrote the object meanwhile is no reason to give up: the same write may succeed the next time.
+    return error if ": uid mismatch: " in str(error) else ApiError(str(error), error.status, error.reason)
 
 
 def _change(line: bytes) -> tuple[str, dict[str, Any]]:

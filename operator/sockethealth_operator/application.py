@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import platform
+import secrets
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, cast
@@ -12,8 +13,10 @@ import kopf
 
 from sockethealth_operator import handlers, probes
 from sockethealth_operator.api import Api
+from sockethealth_operator.election import Candidate
 from sockethealth_operator.expiring import Once
 from sockethealth_operator.intake import Intake
+from sockethealth_operator.leading import Leadership
 from sockethealth_operator.metrics import Metrics
 from sockethealth_operator.objects import MANY, Key
 from sockethealth_operator.reconcile import Reconciler
@@ -51,15 +54,18 @@ async def _run(settings: Settings, api: Api) -> None:
     gc.set_threshold(*_COLLECT_AFTER_AT_FIRST)
     world, targets, metrics = World(), Targets(), Metrics()
     queue: WorkQueue[Key] = WorkQueue(clock)
+    queue.close()
     intake = Intake(world, targets, queue, metrics, time.time)
-    writer = Writer(api, metrics, settings.instance, clock)
-    workloads = Workloads(api, clock)
-    reconciler = Reconciler(world, queue, targets, workloads, api, writer, metrics, time.time)
+    leadership = Leadership(api, settings.lease, _candidate(settings), _real_time, time.time)
+    writer = Writer(api, metrics, settings.instance, clock, leadership.require)
     following = [Watching(api, resource, intake, clock) for resource in MANY]
     resync = Resync(api, intake, world, settings.workload_kinds, following, clock)
     ready = asyncio.Event()
 
-    metrics.registry.register(Standing(world, queue, api.present.is_set, lambda: True, time.time))
+    def works() -> bool:
+        return leadership.leading and not queue.closed
+
+    metrics.registry.register(Standing(world, queue, api.present.is_set, works, time.time))
     api.on_answer = metrics.answered
     api.on_away = lambda: world.away(time.time())
 
@@ -68,9 +74,7 @@ async def _run(settings: Settings, api: Api) -> None:
         intake.listed_again.set()
 
     api.on_return = returned
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(handlers.QuietKopf(Once(clock)))
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    _quieten_kopf(clock)
 
     async def begin() -> None:
         await resync.first()
@@ -81,12 +85,15 @@ async def _run(settings: Settings, api: Api) -> None:
         gc.freeze()
         gc.set_threshold(*_COLLECT_AFTER)
         ready.set()
-        await resync.settled()
-        await resync.adopt()
 
-    async def once_ready(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def work() -> None:
+        # Made anew each time, as nothing that it remembers holds once another replica has led.
+        reconciler = Reconciler(world, queue, targets, Workloads(api, clock), api, writer, metrics, time.time)
+        await _work(reconciler, settings.workers, queue, intake, resync)
+
+    async def once_ready(part: Callable[[], Coroutine[Any, Any, None]]) -> None:
         await ready.wait()
-        await work()
+        await part()
 
     async with asyncio.TaskGroup() as group:
         background = [
@@ -99,16 +106,53 @@ async def _run(settings: Settings, api: Api) -> None:
         # All are started before kopf, which at its end waits for tasks younger than itself.
         background += [group.create_task(watching.run()) for watching in following]
         background.append(group.create_task(begin()))
-        background += [group.create_task(once_ready(reconciler.work)) for _ in range(settings.workers)]
-        background.append(group.create_task(once_ready(queue.run_timer)))
         background.append(group.create_task(once_ready(lambda: resync.run(settings.resync_seconds))))
+        # Only then: who takes the Lease from another must be able to do its work.
+        leading = group.create_task(once_ready(lambda: leadership.run(work)))
+        background.append(leading)
+
+        async def end() -> None:
+            leading.cancel()
+            await asyncio.wait({leading})
+
         await kopf.operator(
             # kopf would ask for the name of the user, and a container's user need not have one.
             identity=cast("Any", platform.node()),
-            registry=handlers.registry(intake, api),
+            registry=handlers.registry(intake, api, end),
             settings=handlers.settings(),
             standalone=True,
             clusterwide=True,
         )
         for task in background:
             task.cancel()
+
+
+async def _work(reconciler: Reconciler, workers: int, queue: WorkQueue[Key], intake: Intake, resync: Resync) -> None:
+    """What only the replica that leads does, until it is cancelled."""
+    await resync.caught_up()
+    intake.start_over()
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(queue.run_timer())
+            for _ in range(workers):
+                group.create_task(reconciler.work())
+            await resync.settled()
+            await resync.adopt()
+    finally:
+        queue.close()
+
+
+def _quieten_kopf(clock: Callable[[], float]) -> None:
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(handlers.QuietKopf(Once(clock)))
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+
+
+def _candidate(settings: Settings) -> Candidate:
+    # A container that is started again has the name of the one before, which may not be at its end yet.
+    return Candidate(f"{settings.instance}_{secrets.token_hex(4)}", settings.lease_terms)
+
+
+def _real_time() -> float:
+    """Seconds since the machine was booted, those included in which it slept: others do not sleep with it."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

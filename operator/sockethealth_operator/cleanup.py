@@ -12,7 +12,7 @@ from typing import Final
 from sockethealth_operator.annotations import REMOVED
 from sockethealth_operator.api import Api, ApiError, ForbiddenError, NotFoundError
 from sockethealth_operator.definitions import delete_definitions
-from sockethealth_operator.objects import DAEMON_SET, DEPLOYMENT, OURS, POD, WORKLOADS, ResourceType
+from sockethealth_operator.objects import DAEMON_SET, DEPLOYMENT, OURS, POD, WORKLOADS, ResourceType, ref_of
 from sockethealth_operator.restoring import restore
 from sockethealth_operator.resync import annotated_objects
 
@@ -100,7 +100,8 @@ async def _delete_reports(api: Api, resource: ResourceType, outcome: Outcome) ->
 
 
 async def _clean_kind(api: Api, resource: ResourceType, outcome: Outcome) -> None:
-    async for ref in annotated_objects(api, resource):
+    async for raw in annotated_objects(api, resource):
+        ref = ref_of(resource, raw)
         try:
             await api.annotate(resource, ref, REMOVED)
         except NotFoundError:

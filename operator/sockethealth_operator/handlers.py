@@ -6,7 +6,7 @@ annotations and finalizers. Kinds of which there are many are not kopf's: see :m
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import kopf
@@ -22,8 +22,14 @@ _CONNECT_SECONDS: Final = 10.0
 _PAGE: Final = 500
 
 
-def registry(intake: Intake, api: Api) -> kopf.OperatorRegistry:
-    """One handler for each kind that kopf watches, and the credentials."""
+def registry(intake: Intake, api: Api, end: Callable[[], Awaitable[None]]) -> kopf.OperatorRegistry:
+    """One handler for each kind that kopf watches, the credentials, and what is to be done at the end.
+
+    Args:
+        intake: takes in what kopf sees.
+        api: has the credentials.
+        end: is awaited when kopf stops, before it waits for tasks that were begun after its own.
+    """
     handlers = kopf.OperatorRegistry()
     for resource in FEW:
         _watch(handlers, resource, intake)
@@ -31,6 +37,10 @@ def registry(intake: Intake, api: Api) -> kopf.OperatorRegistry:
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:
         return await api.connection()
+
+    @kopf.on.cleanup(registry=handlers)
+    async def cleanup(**_: Any) -> None:
+        await end()
 
     return handlers
 

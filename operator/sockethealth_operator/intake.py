@@ -8,7 +8,7 @@ from typing import Any
 from sockethealth_core.resources import InvalidObjectError
 from sockethealth_operator.expiring import Once
 from sockethealth_operator.metrics import Metrics
-from sockethealth_operator.objects import PROFILE, Key, ResourceType, key_of
+from sockethealth_operator.objects import PROFILE, Key, ResourceType, key_of, version_of
 from sockethealth_operator.targets import Targets
 from sockethealth_operator.workqueue import WorkQueue
 from sockethealth_operator.world import World
@@ -38,7 +38,7 @@ class Intake:
         self._metrics = metrics
         self._now = now
         self._once = Once(now)
-        self._seen: dict[str, dict[Key, str]] = {}
+        self._seen: dict[str, dict[Key, tuple[str, int]]] = {}
         self._awaited: set[Key] = set()
         self._arrived = asyncio.Event()
         self.listed_again = asyncio.Event()
@@ -87,14 +87,24 @@ class Intake:
     def gone(self, resource: ResourceType, key: Key, uid: str) -> None:
         """An object was deleted; nothing happens if another of its name is known by now."""
         seen = self._seen.get(resource.kind, {})
-        if seen.get(key) != uid:
+        if key not in seen or seen[key][0] != uid:
             return
         del seen[key]
         self.enqueue(self._forget(resource, key))
 
     def seen(self, resource: ResourceType) -> dict[Key, str]:
         """UIDs of the objects of a kind that are known to be there, by key: a copy."""
-        return dict(self._seen.get(resource.kind, {}))
+        return {key: uid for key, (uid, _) in self._seen.get(resource.kind, {}).items()}
+
+    def behind(self, resource: ResourceType, versions: Mapping[Key, int]) -> bool:
+        """Whether an object that is known has not been seen yet in a version that is listed."""
+        seen = self._seen.get(resource.kind, {})
+        return any(key in seen and seen[key][1] < version for key, version in versions.items())
+
+    def start_over(self) -> None:
+        """Look at everything that is known as if it were seen for the first time: the work begins, or begins again."""
+        self._queue.open()
+        self.enqueue(self._world.start_over())
 
     async def arrival(self, keys: set[Key]) -> None:
         """Wait until every one of these has been seen; one wait at a time."""
@@ -124,10 +134,10 @@ class Intake:
             self.gone(resource, key, uid)
             return
         seen = self._seen.setdefault(resource.kind, {})
-        if change is None and seen.get(key) == uid and not self.listed_again.is_set():
+        if change is None and key in seen and seen[key][0] == uid and not self.listed_again.is_set():
             self.relisted(resource)
             self.listed_again.set()
-        seen[key] = uid
+        seen[key] = uid, version_of(raw)
         self._awaited.discard(key)
         if not self._awaited:
             self._arrived.set()

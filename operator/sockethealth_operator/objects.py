@@ -74,6 +74,7 @@ ENDPOINT_SLICE: Final = ResourceType("discovery.k8s.io", "v1", "endpointslices",
 EVENT: Final = ResourceType("events.k8s.io", "v1", "events", "Event", namespaced=True)
 DEPLOYMENT: Final = ResourceType("apps", "v1", "deployments", "Deployment", namespaced=True)
 DAEMON_SET: Final = ResourceType("apps", "v1", "daemonsets", "DaemonSet", namespaced=True)
+LEASE: Final = ResourceType("coordination.k8s.io", "v1", "leases", "Lease", namespaced=True)
 DEFINITION: Final = ResourceType(
     "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
 )
@@ -108,6 +109,12 @@ def ref_of(resource: ResourceType, raw: Mapping[str, Any]) -> ObjectRef:
     return ObjectRef(
         resource.api_version, resource.kind, metadata.get("namespace", ""), metadata["name"], metadata["uid"]
     )
+
+
+def version_of(raw: Mapping[str, Any]) -> int:
+    """Resource version of an object; those of one kind can be compared as numbers (KEP-5504)."""
+    text = raw["metadata"].get("resourceVersion", "0")
+    return int(text) if text.isdecimal() else 0
 
 
 def key_of(kind: str, raw: Mapping[str, Any]) -> Key:

@@ -1,16 +1,9 @@
-"""What a policy's status says of it, and what agents are told to watch because of it."""
+"""What a policy's status says of it."""
 
 from collections.abc import Collection, Sequence
-from typing import Final
-
-import msgspec
 
 from sockethealth_core.conditions import stated
-from sockethealth_core.policy import Policy, watchpoints
-from sockethealth_core.resources import Condition, SysctlProfile, Watchpoint
-
-_MAX_WATCHPOINTS: Final = 128
-_MAX_VALUES: Final = 64
+from sockethealth_core.resources import Condition, SysctlProfile
 
 
 def conditions(
@@ -20,6 +13,7 @@ def conditions(
     error: str | None = None,
     *,
     remark: str = "",
+    waiting: str = "",
     generation: int | None,
     previous: Sequence[Condition],
     now: float,
@@ -32,6 +26,7 @@ def conditions(
         profiles: SysctlProfiles there are.
         error: a sentence about an object that a rule could not be applied to, or None.
         remark: a sentence about a profile that exists, which its findings do not activate; or nothing.
+        waiting: why it is not in force although it is valid, as a sentence; or nothing.
         generation: the policy's ``metadata.generation``.
         previous: its conditions; ``lastTransitionTime`` is kept where status stays.
         now: epoch seconds.
@@ -55,6 +50,8 @@ def conditions(
         found.append(("Evaluated", True, "RulesApply", "Every rule can be applied to every pod it is for."))
     if faults:
         found.append(("Ready", False, "Invalid", "The policy is not in force: see condition Accepted."))
+    elif waiting:
+        found.append(("Ready", False, "TooMany", waiting))
     elif missing:
         # Its findings are as true without the profile, so its rules stay in force.
         found.append(("Ready", False, "ProfileNotFound", "The rules are in force; the sysctlProfile is missing."))
@@ -80,9 +77,3 @@ def profile_remark(policy_kind: str, profile: SysctlProfile | None) -> str:
             "in the profile, or remove actions.sysctlProfile here."
         )
     return ""
-
-
-def published_watchpoints(policies: list[Policy]) -> list[Watchpoint]:
-    """What every agent shall watch, within what a NodeSocketHealth can hold."""
-    points = watchpoints(policies)[:_MAX_WATCHPOINTS]
-    return [msgspec.structs.replace(point, values=point.values[:_MAX_VALUES]) for point in points]

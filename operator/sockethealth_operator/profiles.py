@@ -248,7 +248,8 @@ def _selects(world: World, content: ProfileContent, tracked: Tracked) -> bool:
 
 
 def _node_findings(world: World, node: str) -> Iterator[NodeFinding]:
+    # Whoever may write policies in a namespace says what is critical there, not what stops the cluster's roll-outs.
     for key, findings in sorted(world.told_on(node).items()):
-        for finding in findings:
+        for finding in (finding for finding in findings if finding.policy_kind == _CLUSTER_POLICY):
             subject = world.tracked[key].subject
             yield NodeFinding(finding.severity, parse_time(finding.since), f"{finding.type} on {subject}")

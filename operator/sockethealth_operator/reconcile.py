@@ -1,6 +1,6 @@
 """What is done for each key of the queue: judge, compare with what is there, write the difference.
 
-Nothing is lost or told twice when the operator is killed between any two writes:
+Nothing is lost or told twice when the operator is killed between any two writes, or another replica takes over:
 
 - Raised: status first, then annotation, then Event. What the status says is the operator's memory: at a start,
   findings are taken from there, and for those that are young the Event is made sure of. Its name is a hash of
@@ -17,7 +17,9 @@ within the first quarter of an hour can repeat its Event if the pod that had it 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from typing import Final
 
+from sockethealth_core.detectors import DETECTORS
 from sockethealth_core.engine import transitions
 from sockethealth_core.resources import Finding, Judgement, PolicyActions
 from sockethealth_core.units import parse_time
@@ -25,6 +27,7 @@ from sockethealth_operator import annotations, events, policies, reports
 from sockethealth_operator.annotations import Entry
 from sockethealth_operator.api import Api, ApiError, ConflictError, ForbiddenError, InvalidError, NotFoundError
 from sockethealth_operator.expiring import Once
+from sockethealth_operator.leading import NotLeadingError
 from sockethealth_operator.metrics import Metrics
 from sockethealth_operator.objects import HOLDER, NODE_HEALTH, POD, PROFILE, Key, ResourceType
 from sockethealth_operator.records import Holder, Tracked
@@ -36,6 +39,8 @@ from sockethealth_operator.world import World
 from sockethealth_operator.writer import Writer
 
 _log = logging.getLogger(__name__)
+
+_NOT_LEADING_SECONDS: Final = 0.5
 
 
 class Reconciler:
@@ -75,7 +80,7 @@ class Reconciler:
         self._rollouts = Rollouts(world, queue, writer, now)
 
     async def work(self) -> None:
-        """Work on keys for ever; while the API server is away, wait."""
+        """Work on keys for as long as this replica leads; while the API server is away, wait."""
         while True:
             key = await self._queue.get()
             if not self._api.present.is_set():
@@ -86,6 +91,10 @@ class Reconciler:
             await asyncio.sleep(0)
             try:
                 await self.reconcile(key)
+            except NotLeadingError:
+                # The process stood still for so long that its time was over: who leads decides what comes next.
+                self._queue.put_back(key)
+                await asyncio.sleep(_NOT_LEADING_SECONDS)
             except ApiError as error:
                 self._metrics.errors.labels(key.kind).inc()
                 pause = self._queue.failed(key, error.retry_after_seconds)
@@ -155,7 +164,9 @@ class Reconciler:
             return False
         self._enqueue(self._world.judged(tracked, judgement, written))
         for step in transitions(before.findings, judgement.findings):
-            self._metrics.transitions.labels(step.finding.type, step.change).inc()
+            if step.finding.type in DETECTORS:
+                # Others may have written the status: their types would be labels without end.
+                self._metrics.transitions.labels(step.finding.type, step.change).inc()
             _log.debug(
                 "%s %s on %s: %s",
                 step.finding.type,
@@ -222,12 +233,17 @@ class Reconciler:
             record.profile,
             world.profiles.keys() | world.unreadable_profiles,
             world.rule_error(key),
+            waiting=world.waiting(key),
             remark=policies.profile_remark(key.kind, profile.profile if profile else None),
             generation=record.generation,
             previous=record.conditions,
             now=self._now(),
         )
         if wanted == list(record.conditions):
+            return
+        if self._queue.pressed and not self._queue.deferred(key):
+            # Whoever may write policies may write thousands: what is wrong with pods is said before.
+            self._queue.defer(key)
             return
         if record.faults:
             _log.warning("%s is not in force: %s", record.ref, "; ".join(record.faults))
@@ -270,7 +286,9 @@ class Reconciler:
         told, all_findings = self._world.reports(holder)
         recorded = annotations.parse(present) if first else list(holder.entries)
         plan = reports.plan(recorded, told, all_findings)
-        with_events = resource != POD
+        # A Deployment's annotations are copied to its ReplicaSets, and stay there: what became of that is told of it.
+        copied = holder.controlled and not holder.members
+        with_events = resource != POD and not copied
         if with_events:
             for change in plan.changes:
                 if change.change == "Cleared" and self._actions(change.entry, holder.ref.namespace).event.enabled:

@@ -31,7 +31,7 @@ class Tracked:
         host_network: the pod shares its node's network namespace.
         written_version: resource version of the operator's last write.
         workload: the pod's top-level workload; meaningful once ``workload_known``.
-        settled: has been judged and reported since the operator started.
+        settled: has been judged and reported since this replica leads.
         unannounced: Events that are to be created, in order.
     """
 
@@ -100,6 +100,7 @@ class Holder:
     Attributes:
         entries: what was last made known, annotated or not; meaningful once ``loaded``.
         verified: the annotations were read since the last resync, and are as written.
+        controlled: it was found with annotations and has a controller, of which they may be a copy.
         unannounced: Events that are to be created, in order.
     """
 
@@ -108,6 +109,7 @@ class Holder:
     entries: tuple[Entry, ...] = ()
     loaded: bool = False
     verified: bool = False
+    controlled: bool = False
     unannounced: list[Announcement] = field(default_factory=list)
 
 

@@ -6,15 +6,29 @@ interrupted. Lists of metadata alone tell both. Kinds that :mod:`watching` follo
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any, Final
 
 from sockethealth_operator import annotations
 from sockethealth_operator.api import Api, ApiError, ForbiddenError, NotFoundError
 from sockethealth_operator.expiring import Once
 from sockethealth_operator.intake import Intake
-from sockethealth_operator.objects import FEW, OURS, POD, WORKLOADS, Key, ObjectRef, ResourceType, key_of, ref_of
+from sockethealth_operator.objects import (
+    FEW,
+    MANY,
+    OURS,
+    POD,
+    PROFILE,
+    WORKLOADS,
+    Key,
+    ResourceType,
+    key_of,
+    ref_of,
+    version_of,
+)
 from sockethealth_operator.watching import Watching
+from sockethealth_operator.workloads import controller_of
 from sockethealth_operator.world import World
 
 _log = logging.getLogger(__name__)
@@ -23,6 +37,7 @@ _RETRY_SECONDS: Final = 2.0
 _RELIST_SECONDS: Final = 5.0
 _PING_SECONDS: Final = 10.0
 _PING_AWAY_SECONDS: Final = 1.0
+_CATCH_UP_SECONDS: Final = 0.05
 
 
 class Resync:
@@ -88,7 +103,7 @@ class Resync:
             await watching.synced.wait()
 
     async def settled(self) -> None:
-        """Wait until every object that was there at the start has been judged."""
+        """Wait until every object that is there at this moment has been judged."""
         waiting = list(self._world.tracked)
         tracked = self._world.tracked
         while waiting := [k for k in waiting if k in tracked and not tracked[k].settled]:  # noqa: ASYNC110 (many objects)
@@ -97,8 +112,16 @@ class Resync:
     async def adopt(self) -> None:
         """Find annotations that an earlier run has left, so that those without a finding are removed."""
         for resource in self._kinds:
-            async for ref in annotated_objects(self._api, resource):
-                self._intake.enqueue({self._world.hold(ref)})
+            await self._until_answered(partial(self._adopt, resource))
+
+    async def caught_up(self) -> None:
+        """Wait until all has been seen that was written before this moment.
+
+        The replica that led before may have written a moment ago. What is judged by a status from before that would
+        be told a second time, with another time of its beginning.
+        """
+        for resource in (*MANY, OURS[PROFILE]):
+            await self._until_answered(partial(self._catch_up, resource))
 
     async def run(self, every_seconds: float) -> None:
         """Compare every so often, and at once when a watch had to start over or the API server came back."""
@@ -134,6 +157,26 @@ class Resync:
             await asyncio.sleep(_PING_SECONDS if self._api.present.is_set() else _PING_AWAY_SECONDS)
             await self._api.ping()
 
+    async def _adopt(self, resource: ResourceType) -> None:
+        async for raw in annotated_objects(self._api, resource):
+            key = self._world.hold(ref_of(resource, raw))
+            self._world.holders[key].controlled = controller_of(raw) is not None
+            self._intake.enqueue({key})
+
+    async def _catch_up(self, resource: ResourceType) -> None:
+        versions = {key_of(resource.kind, raw): version_of(raw) async for raw in self._api.list_metadata(resource)}
+        while self._intake.behind(resource, versions):  # noqa: ASYNC110 (many objects)
+            await asyncio.sleep(_CATCH_UP_SECONDS)
+
+    async def _until_answered(self, ask: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                return await ask()
+            except ApiError as error:
+                if self._api.present.is_set():
+                    _log.warning("What is there cannot be listed, and will be asked for again: %s", error)
+                await asyncio.sleep(_RETRY_SECONDS)
+
     async def _listed(self, resource: ResourceType) -> dict[Key, str]:
         while True:
             try:
@@ -150,12 +193,12 @@ class Resync:
                 await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def annotated_objects(api: Api, resource: ResourceType) -> AsyncIterator[ObjectRef]:
-    """Objects of a kind that carry annotations of ours; none where the kind is not served or may not be listed."""
+async def annotated_objects(api: Api, resource: ResourceType) -> AsyncIterator[dict[str, Any]]:
+    """Metadata of the objects of a kind that carry annotations of ours; none where it is not served or forbidden."""
     try:
         async for item in api.list_metadata(resource):
             if annotations.annotated(item["metadata"].get("annotations") or {}):
-                yield ref_of(resource, item)
+                yield item
     except NotFoundError:
         return
     except ForbiddenError as error:

@@ -26,6 +26,8 @@ _Values = Iterable[tuple[tuple[str, ...], float]]
 class Standing(Collector):
     """What there is to know at this moment; to be scraped on the event loop, where nothing changes meanwhile.
 
+    Of findings, profiles and nodes only the replica that leads speaks: told by two they would count twice.
+
     Args:
         world: what is known.
         queue: what waits.
@@ -51,13 +53,17 @@ class Standing(Collector):
     def collect(self) -> Iterator[Metric]:
         """All families."""
         world, now = self._world, self._now()
-        yield _family(table.FINDING, self._findings())
-        yield _family(table.FINDINGS, self._counts())
-        yield _family(table.PROFILE_CONDITION, self._conditions())
-        yield _family(table.PROFILE_NODES, self._profile_nodes())
-        yield _family(table.NODE_SILENT, (((node,), float(world.silent(node, now))) for node in world.hosts))
+        leading = self._leading()
+        for series, values in (
+            (table.FINDING, self._findings()),
+            (table.FINDINGS, self._counts()),
+            (table.PROFILE_CONDITION, self._conditions()),
+            (table.PROFILE_NODES, self._profile_nodes()),
+            (table.NODE_SILENT, (((node,), float(world.silent(node, now))) for node in world.hosts)),
+        ):
+            yield _family(series, values if leading else ())
         for series, value in (
-            (table.OPERATOR_LEADING, self._leading()),
+            (table.OPERATOR_LEADING, leading),
             (table.OPERATOR_API_UP, self._present()),
             (table.OPERATOR_TRACKED, len(world.tracked)),
             (table.OPERATOR_POLICIES, len(world.policies)),

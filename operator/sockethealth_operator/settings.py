@@ -11,6 +11,7 @@ import click
 
 from sockethealth_core.logs import LEVELS
 from sockethealth_core.units import parse_duration
+from sockethealth_operator.election import Terms
 from sockethealth_operator.objects import ResourceType
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,11 +30,18 @@ class Settings:
     workers: int = 8
     resync_seconds: float = 300.0
     workload_kinds: tuple[ResourceType, ...] = ()
+    lease: tuple[str, str] = ("sockethealth", "sockethealth-operator")
+    lease_terms: Terms = field(default_factory=Terms)
     instance: str = field(default_factory=socket.gethostname)
 
 
 def from_options(options: Mapping[str, Any]) -> Settings:
-    """Settings of the parsed options of :func:`run_options`."""
+    """Settings of the parsed options of :func:`run_options`.
+
+    Raises:
+        click.UsageError: options that do not go together, with a sentence.
+    """
+    terms = _terms(options["lease_duration"], options["lease_deadline"], options["lease_renew"])
     return Settings(
         kubeconfig=options["kubeconfig"],
         health_address=options["health_address"],
@@ -41,8 +49,20 @@ def from_options(options: Mapping[str, Any]) -> Settings:
         workers=options["workers"],
         resync_seconds=options["resync"],
         workload_kinds=tuple(options["workload_kind"]),
+        lease=options["lease"],
+        lease_terms=terms,
         instance=options["instance"] or socket.gethostname(),
     )
+
+
+def _terms(duration_seconds: float, deadline_seconds: float, renew_seconds: float) -> Terms:
+    if not (duration_seconds.is_integer() and renew_seconds > 0):
+        raise click.UsageError("--lease-duration is in whole seconds, as a Lease has it, and --lease-renew above zero")
+    terms = Terms(int(duration_seconds), deadline_seconds, renew_seconds)
+    fault = terms.fault()
+    if fault is not None:
+        raise click.UsageError(fault)
+    return terms
 
 
 class Duration(click.ParamType[float]):
@@ -185,9 +205,37 @@ def run_options(function: F) -> F:
             help="How often the cluster is compared with what is remembered.",
         ),
         click.option(
+            "--lease",
+            type=NamespacedName(),
+            default="sockethealth/sockethealth-operator",
+            show_default=True,
+            help="The Lease, as namespace/name, that the replica has that does the work; the others stand by.",
+        ),
+        click.option(
+            "--lease-duration",
+            type=Duration(),
+            default="13s",
+            show_default=True,
+            help="How long a Lease that is not renewed is left to its holder.",
+        ),
+        click.option(
+            "--lease-deadline",
+            type=Duration(),
+            default="11s",
+            show_default=True,
+            help="When a holder that cannot renew it stops its work; shorter than --lease-duration.",
+        ),
+        click.option(
+            "--lease-renew",
+            type=Duration(),
+            default="2s",
+            show_default=True,
+            help="How often the holder renews it, and others look.",
+        ),
+        click.option(
             "--instance",
             default=lambda: os.environ.get("POD_NAME", ""),
-            help="Name of this instance in Events. Default: POD_NAME, or the host's name.",
+            help="Name of this instance in Events and in the Lease. Default: POD_NAME, or the host's name.",
         ),
         workload_kind_option,
         common_options,

@@ -1,7 +1,7 @@
 """From a pod to its top-level workload, by controller owner references of any kind.
 
-Kinds are found by discovery. A kind that may not be read ends the walk, and one that may not be patched is passed
-over, so that the highest workload within reach is used.
+Kinds are found by discovery. A kind that may not be read, or is of the cluster and not of a namespace, ends the walk,
+and one that may not be patched is passed over, so that the highest workload within reach is used.
 """
 
 import logging
@@ -57,7 +57,7 @@ class Workloads:
         if raw["metadata"]["uid"] != pod.uid:
             return None
         highest: ObjectRef | None = None
-        owner = _controller(raw)
+        owner = controller_of(raw)
         for _ in range(_DEPTH):
             # The mirror pod of a static pod is controlled by its Node, which is no workload.
             if owner is None or (owner["apiVersion"], owner["kind"]) == (NODE.api_version, NODE.kind):
@@ -105,10 +105,11 @@ class Workloads:
 
     async def _read(self, owner: _Owner, namespace: str) -> tuple[ObjectRef, _Owner | None] | None:
         resource = await self.resource(owner["apiVersion"], owner["kind"])
-        if resource is None:
+        if resource is None or not resource.namespaced:
+            # Who may create pods may call any object their owner: nothing beyond their namespace is looked at or told.
             return None
         try:
-            raw = await self._api.get_metadata(resource, namespace if resource.namespaced else "", owner["name"])
+            raw = await self._api.get_metadata(resource, namespace, owner["name"])
         except NotFoundError:
             return None
         except ForbiddenError as error:
@@ -117,7 +118,7 @@ class Workloads:
         if raw["metadata"]["uid"] != owner["uid"]:
             return None
         self._fresh.put(owner["uid"], raw["metadata"].get("annotations") or {})
-        return ref_of(resource, raw), _controller(raw)
+        return ref_of(resource, raw), controller_of(raw)
 
     def _missing_permission(self, resource: ResourceType, verb: str, error: ForbiddenError) -> None:
         if self._once.first(resource, verb):
@@ -131,6 +132,7 @@ class Workloads:
             )
 
 
-def _controller(raw: Mapping[str, Any]) -> _Owner | None:
+def controller_of(raw: Mapping[str, Any]) -> _Owner | None:
+    """The owner reference to an object's controller, if it has one."""
     owners = raw["metadata"].get("ownerReferences") or []
     return next((owner for owner in owners if owner.get("controller")), None)

@@ -3,6 +3,8 @@
 Work is level-based: a key says "look at this again", never what to do, so any number of changes of an object
 while it waits are one piece of work. That bounds the queue by the number of objects.
 
+A closed queue takes nothing in: a replica that stands by works on no key, and looks at everything once it leads.
+
 There are two levels: what can wait is taken when nothing else is ready, and every so often although something is.
 """
 
@@ -44,9 +46,25 @@ class WorkQueue(Generic[K]):
         self._failures: dict[K, int] = {}
         self._wake_worker = asyncio.Event()
         self._wake_timer = asyncio.Event()
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self._ready) + sum(key not in self._ready for key in self._later)
+
+    def close(self) -> None:
+        """Drop everything, and take nothing in until it is opened. No worker may be at work."""
+        self._closed = True
+        for content in (self._ready, self._later, self._working, self._again, self._due, self._heap, self._failures):
+            content.clear()
+
+    def open(self) -> None:
+        """Take keys in."""
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes nothing in."""
+        return self._closed
 
     @property
     def pressed(self) -> bool:
@@ -60,6 +78,8 @@ class WorkQueue(Generic[K]):
 
     def add(self, key: K) -> None:
         """Make a key ready; if it is being worked on, it is worked on once more afterwards."""
+        if self._closed:
+            return
         if key in self._working:
             self._again.add(key)
         else:
@@ -77,7 +97,7 @@ class WorkQueue(Generic[K]):
     def add_after(self, key: K, seconds: float) -> None:
         """Make a key ready in a while, or earlier if it is already due earlier."""
         when = self._clock() + max(seconds, 0.0)
-        if self._due.get(key, float("inf")) <= when:
+        if self._closed or self._due.get(key, float("inf")) <= when:
             return
         self._due[key] = when
         if len(self._heap) > 2 * len(self._due) + _STALE:

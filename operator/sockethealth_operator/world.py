@@ -7,13 +7,14 @@ write does not take it back.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from msgspec.structs import replace
 
 from sockethealth_core.detectors import Subject
 from sockethealth_core.engine import Evaluation, NameTarget, evaluate, identity_of
 from sockethealth_core.names import ANNOTATION_RETRY
+from sockethealth_core.policies_in_force import PoliciesInForce
 from sockethealth_core.policy import CompiledRule, Policy, PolicyError, RuleKey, Scene, read_policy
 from sockethealth_core.resources import (
     AssignedProfile,
@@ -32,16 +33,16 @@ from sockethealth_core.resources import (
     Watchpoint,
     decode,
 )
-from sockethealth_core.selectors import matches
 from sockethealth_core.units import parse_time
-from sockethealth_operator.objects import HOLDER, NODE, NODE_HEALTH, POD, PROFILE, Key, ObjectRef, key_of
-from sockethealth_operator.policies import published_watchpoints
+from sockethealth_operator.objects import HOLDER, NODE, NODE_HEALTH, POD, PROFILE, Key, ObjectRef, key_of, version_of
 from sockethealth_operator.records import Holder, Host, PolicyRecord, ProfileRecord, Tracked
 from sockethealth_operator.reports import Report, reportable
 
 SILENT_INTERVALS: Final = 3
 """Heartbeats an agent may miss before its node's pods are Unknown."""
 
+_MAX_GONE: Final = 1000
+"""Deleted policies whose actions stay known."""
 _MAX_FINDINGS: Final = 64
 _MAX_STATES: Final = 128
 _NEVER_OBSERVED: Final = "1970-01-01T00:00:00Z"
@@ -68,8 +69,9 @@ class World:
         self._on_node: dict[str, set[Key]] = {}
         self._in_namespace: dict[str, set[Key]] = {}
         self._told: dict[str, dict[Key, tuple[Finding, ...]]] = {}
-        self._in_force: tuple[Policy, ...] = ()
+        self._in_force = PoliciesInForce()
         self._actions: dict[Key, PolicyActions] = {}
+        self._actions_of_gone: dict[Key, PolicyActions] = {}
         self._failing: dict[Key, dict[Key, str]] = {}
         self._namespaces: dict[str, Mapping[str, str]] = {}
         self._nodes: dict[str, Mapping[str, str]] = {}
@@ -101,7 +103,7 @@ class World:
         )
         # A pod may be heard of before its node's agent is: it has the same time to be heard of.
         self._pulses.setdefault(new.node, _Pulse("", 60.0, now))
-        return self._take(key, new, _version(raw))
+        return self._take(key, new, version_of(raw))
 
     def observe_node_health(self, raw: Mapping[str, Any], now: float) -> set[Key]:
         """Take in a NodeSocketHealth: the node's facts, and its agent's heartbeat.
@@ -124,8 +126,8 @@ class World:
         )
         was_silent = self.silent(name, now)
         self._beat(name, status.agent.heartbeat_time, status.agent.interval_seconds, now)
-        concerned = self._take(key_of(health.kind, raw), new, _version(raw))
-        concerned |= self._take_host(health, new.ref, _version(raw))
+        concerned = self._take(key_of(health.kind, raw), new, version_of(raw))
+        concerned |= self._take_host(health, new.ref, version_of(raw))
         if was_silent and not self.silent(name, now):
             self.hosts[name].hushed = False
             concerned |= self.on_node(name) | self.profile_keys()
@@ -148,6 +150,8 @@ class World:
         if gone is None:
             return set()
         concerned = self.note_errors(key, ()) | self._unplace(key, gone.node)
+        if gone.node not in self._on_node and gone.node not in self._nodes:
+            self._pulses.pop(gone.node, None)
         _discard(self._in_namespace, key.namespace, key)
         if gone.subject.kind == "node":
             self.hosts.pop(gone.node, None)
@@ -181,13 +185,14 @@ class World:
             profile=policy.actions.sysctl_profile if policy else None,
             conditions=_conditions(raw),
         )
-        self._put_in_force()
+        turned = self._put_in_force(key, policy, metadata.get("creationTimestamp") or "")
         if policy is not None:
             self._actions[key] = policy.actions
         if known and known.ref == _ref(raw) and known.generation == metadata.get("generation"):
             return {key}
         return (
             {key}
+            | turned
             | self._selectable(key)
             | self._known_profiles({known.profile if known else None, self.policies[key].profile})
         )
@@ -197,13 +202,21 @@ class World:
         gone = self.policies.pop(key, None)
         if gone is None:
             return set()
-        self._put_in_force()
+        turned = self._put_in_force(key, None)
         self._failing.pop(key, None)
-        return self._selectable(key) | self._known_profiles({gone.profile})
+        self._actions_of_gone[key] = self._actions.pop(key, PolicyActions())
+        while len(self._actions_of_gone) > _MAX_GONE:
+            del self._actions_of_gone[next(iter(self._actions_of_gone))]
+        return turned | self._selectable(key) | self._known_profiles({gone.profile})
+
+    def waiting(self, policy: Key) -> str:
+        """Why a valid policy is not in force, as a sentence; empty when it is."""
+        return self._in_force.waiting(policy.namespace or None, policy.name)
 
     def actions(self, policy_kind: str, policy: str, namespace: str) -> PolicyActions:
         """What a policy does, or did when it was last there."""
-        return self._actions.get(self._policy_key(policy_kind, policy, namespace), PolicyActions())
+        key = self._policy_key(policy_kind, policy, namespace)
+        return self._actions.get(key) or self._actions_of_gone.get(key) or PolicyActions()
 
     @staticmethod
     def _policy_key(policy_kind: str, policy: str, namespace: str) -> Key:
@@ -241,7 +254,7 @@ class World:
             self.profiles[name] = ProfileRecord(_ref(raw), profile)
             return self.profile_keys({name}) | self._policies_naming(name)
         before = known.profile
-        if _version(raw) < known.written_version:
+        if version_of(raw) < known.written_version:
             profile = replace(profile, status=before.status)
         known.profile = profile
         if _asks(before) == _asks(profile) and before.status == profile.status:
@@ -258,7 +271,7 @@ class World:
     def profile_written(self, record: ProfileRecord, status: SysctlProfileStatus, raw: Mapping[str, Any]) -> None:
         """Remember the status that was written, and in which version of the object."""
         record.profile = replace(record.profile, status=status)
-        record.written_version = max(record.written_version, _version(raw))
+        record.written_version = max(record.written_version, version_of(raw))
 
     def spec_written(
         self, host: Host, watchpoints: list[Watchpoint], assigned: Iterable[AssignedProfile], raw: Mapping[str, Any]
@@ -269,7 +282,7 @@ class World:
         """
         before, host.assigned = host.assigned, {entry.profile: entry for entry in assigned}
         host.watchpoints = watchpoints
-        host.written_version = max(host.written_version, _version(raw))
+        host.written_version = max(host.written_version, version_of(raw))
         return self._known_profiles(_different(before, host.assigned))
 
     def profile_keys(self, names: Iterable[str] | None = None) -> set[Key]:
@@ -347,6 +360,25 @@ class World:
         """What speaks of a node and of its pods."""
         return set(self._on_node.get(node, ()))
 
+    # Work
+
+    def start_over(self) -> set[Key]:
+        """Forget what was done so far, and keep what was seen: keys of all that is to be looked at.
+
+        While another replica led, it has told of findings, written annotations and moved roll-outs on: what is known of
+        that is in the objects, as at a start.
+        """
+        self.holders.clear()
+        for tracked in self.tracked.values():
+            tracked.workload, tracked.workload_known = None, False
+            tracked.settled = False
+            tracked.unannounced.clear()
+        for record in self.profiles.values():
+            record.assignments, record.drifted, record.looked_at = None, None, 0.0
+        for host in self.hosts.values():
+            host.hushed = False
+        return self.tracked.keys() | self.policies.keys() | self.profile_keys()
+
     # Judgement
 
     def judge(self, key: Key, now: float, name_target: NameTarget) -> Evaluation | None:
@@ -401,13 +433,13 @@ class World:
     def judged(self, tracked: Tracked, judgement: Judgement, raw: Mapping[str, Any]) -> set[Key]:
         """Remember what was written, and in which version of the object; profiles may be concerned by findings."""
         tracked.judgement = judgement
-        tracked.written_version = max(tracked.written_version, _version(raw))
+        tracked.written_version = max(tracked.written_version, version_of(raw))
         key = Key(tracked.ref.kind, tracked.ref.namespace, tracked.ref.name)
         return self._note_findings(key, tracked) if self.tracked.get(key) is tracked else set()
 
     def wanted_watchpoints(self) -> list[Watchpoint]:
         """What agents shall watch for all valid policies."""
-        return published_watchpoints(list(self._in_force))
+        return self._in_force.watchpoints()
 
     # Holders of annotations
 
@@ -533,25 +565,22 @@ class World:
             self._pulses[node] = _Pulse(heartbeat, interval, now if self._away_since is None else self._away_since)
 
     def _rules(self, tracked: Tracked) -> Sequence[CompiledRule]:
-        scope: Literal["pod", "node"] = "node" if tracked.subject.kind == "node" else "pod"
         node_labels = self._nodes.get(tracked.node, {})
+        if tracked.subject.kind == "node":
+            return self._in_force.rules_of_node(node_labels)
         scene = Scene(
             tracked.subject.namespace,
             tracked.labels,
             self._namespaces.get(tracked.subject.namespace, {}),
             node_labels,
         )
-        return [
-            rule
-            for policy in self._in_force
-            if (_selects_node(policy, node_labels) if scope == "node" else policy.selects(scene))
-            for rule in policy.rules
-            if rule.detector.scope == scope
-        ]
+        return self._in_force.rules_of_pod(scene)
 
-    def _put_in_force(self) -> None:
-        # In a stable order, so that the order of findings is no change.
-        self._in_force = tuple(record.policy for _, record in sorted(self.policies.items()) if record.policy)
+    def _put_in_force(self, key: Key, policy: Policy | None, created: str = "") -> set[Key]:
+        """Policies of the same namespace that come into force by it, or go out of it."""
+        namespace = key.namespace or None
+        turned = self._in_force.drop(namespace, key.name) if policy is None else self._in_force.put(policy, created)
+        return {Key(key.kind, key.namespace, name) for name in turned} & self.policies.keys()
 
     def _selectable(self, policy: Key) -> set[Key]:
         if not policy.namespace:
@@ -580,10 +609,6 @@ def _gist(findings: Iterable[Finding]) -> list[tuple[str, ...]]:
     return [(*identity_of(finding), finding.severity, finding.since) for finding in findings]
 
 
-def _selects_node(policy: Policy, labels: Mapping[str, str]) -> bool:
-    return policy.namespace is None and matches(policy.node_selector, labels)
-
-
 def _conditions(raw: Mapping[str, Any]) -> tuple[Condition, ...]:
     try:
         return tuple(decode(PolicyStatus, raw.get("status") or {}).conditions)
@@ -603,9 +628,3 @@ def _judgement_in(status: SocketHealthStatus | NodeSocketHealthStatus) -> Judgem
 def _ref(raw: Mapping[str, Any]) -> ObjectRef:
     metadata = raw["metadata"]
     return ObjectRef(raw["apiVersion"], raw["kind"], metadata.get("namespace", ""), metadata["name"], metadata["uid"])
-
-
-def _version(raw: Mapping[str, Any]) -> int:
-    # Resource versions of one kind can be compared as numbers (KEP-5504).
-    text = raw["metadata"].get("resourceVersion", "0")
-    return int(text) if text.isdecimal() else 0

@@ -31,12 +31,16 @@ class Writer:
         metrics: where writes are counted.
         instance: name of this operator in Events.
         clock: seconds that only go forward.
+        permit: asked before every write; what it raises is raised instead of writing.
     """
 
-    def __init__(self, api: Api, metrics: Metrics, instance: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, api: Api, metrics: Metrics, instance: str, clock: Callable[[], float], permit: Callable[[], None]
+    ) -> None:
         self._api = api
         self._metrics = metrics
         self._instance = instance
+        self._permit = permit
         self._once = Once(clock)
 
     async def judgement(self, ref: ObjectRef, judgement: Judgement) -> dict[str, Any] | None:
@@ -67,12 +71,14 @@ class Writer:
         Raises:
             ApiError: NotFoundError or ConflictError when the object is gone, ForbiddenError when it may not be written.
         """
+        self._permit()
         await self._api.annotate(resource, ref, wanted)
         self._metrics.writes.labels("annotations").inc()
 
     async def announce(self, announcement: Announcement, now: float) -> None:
         """Make sure that an Event is there; one whose namespace or object is going is left out."""
         namespace = events.namespace_of(announcement.regarding)
+        self._permit()
         try:
             await self._api.create(EVENT, namespace, events.body(announcement, self._instance, now))
         except ConflictError as error:
@@ -92,6 +98,7 @@ class Writer:
             self._metrics.writes.labels("events").inc()
 
     async def _apply(self, ref: ObjectRef, fields: Mapping[str, Any], subresource: str) -> dict[str, Any] | None:
+        self._permit()
         try:
             written = await self._api.apply(OURS[ref.kind], ref, fields, subresource)
         except (NotFoundError, ConflictError):

@@ -503,6 +503,20 @@ def of_the_operator(plural, body, media=MERGE):
     return attack
 
 
+def leases(lab, name=""):
+    return f"/apis/coordination.k8s.io/v1/namespaces/{lab.namespace}/leases/{name}".rstrip("/")
+
+
+def a_lease_of_another_name(lab, by, **options):
+    body = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": f"others-{by.name}"},
+        "spec": {"holderIdentity": "thief", "leaseDurationSeconds": 3600},
+    }
+    return by.operator.ask("POST", leases(lab), body, **options)
+
+
 def _image(path):
     return [{"op": "replace", "path": f"{path}/spec/containers/0/image", "value": "evil"}]
 
@@ -568,6 +582,7 @@ ATTACKS_OF_THE_OPERATOR = {
         of_the_operator("pods", {"metadata": {"finalizers": ["evil.example/keep"]}}),
         "not metadata.finalizers",
     ),
+    "a Lease that another program of the namespace is to have": (a_lease_of_another_name, "is another's"),
     "facts of a pod": (a_pods_facts, "not status.sockets"),
     "facts of a node": (
         lambda lab, by, **options: by.operator.ask(
@@ -608,6 +623,40 @@ def test_the_operator_is_refused_what_rbac_alone_would_allow(lab, attack, senten
     assert sentence in answer.text
     # The operator reads a refusal with this word as a permission that is missing for the whole kind.
     assert " cannot " not in answer.text
+
+
+def test_the_operator_makes_takes_and_releases_its_own_lease(lab):
+    by = lab.guarded
+    name = f"{by.name}-operator"
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}}
+    made = by.operator.ask("POST", leases(lab), lease)
+    assert made.accepted, made
+    try:
+        for holder in ("operator-1", None):
+            written = by.operator.ask("PATCH", leases(lab, name), {"spec": {"holderIdentity": holder}})
+            assert written.accepted, written
+        assert by.operator.ask("GET", leases(lab, name)).accepted
+        removed = by.operator.ask("DELETE", leases(lab, name))
+        assert removed.status == 403, removed
+    finally:
+        assert lab.admin.ask("DELETE", leases(lab, name)).accepted
+
+
+def test_rbac_alone_refuses_the_operator_the_leases_of_others_and_of_other_namespaces(lab):
+    others = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "others"}}
+    assert lab.admin.ask("POST", leases(lab), others).accepted
+    theirs = {"spec": {"holderIdentity": "thief"}}
+    node = f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{lab.mine}"
+    elsewhere = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
+    for by in (lab.guarded, lab.unguarded):
+        for answer in (
+            by.operator.ask("PATCH", leases(lab, "others"), theirs),
+            by.operator.ask("GET", leases(lab)),
+            by.operator.ask("PATCH", node, theirs),
+            by.operator.ask("POST", elsewhere, others),
+        ):
+            assert answer.status == 403, answer
+            assert " cannot " in answer.text
 
 
 @pytest.mark.parametrize("plural", WORKLOADS)

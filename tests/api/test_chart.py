@@ -251,12 +251,50 @@ def test_network_policies_open_the_ports_of_the_programs_and_no_other(render):
     assert ports == {9090: scrapers, 8080: None}
 
 
-def test_a_disruption_budget_does_not_hold_up_the_drain_of_the_one_operators_node(render):
-    documents = render(*EVERYTHING)
+def test_a_drain_takes_one_operator_at_a_time_and_is_held_up_by_none(render):
+    documents = render()
     (budget,) = (one["spec"] for one in documents if one["kind"] == "PodDisruptionBudget")
     (workload,) = selects(budget["selector"], documents)
-    assert workload["spec"]["replicas"] == 1
-    assert budget["maxUnavailable"] >= workload["spec"]["replicas"]
+    assert 0 < budget["maxUnavailable"] < workload["spec"]["replicas"]
+
+
+def operator_of(documents):
+    return named(documents, "Deployment", "sockethealth-operator")["spec"]
+
+
+def test_an_operator_goes_only_when_its_successor_is_ready(render):
+    strategy = operator_of(render())["strategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+
+
+def test_operators_keep_apart_unless_another_affinity_is_given(render):
+    documents = render()
+    pod = operator_of(documents)["template"]["spec"]
+    terms = pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+    by_topology = {term["podAffinityTerm"]["topologyKey"]: term for term in terms}
+    assert by_topology.keys() == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+    for term in terms:
+        (kept_apart,) = selects(term["podAffinityTerm"]["labelSelector"], documents)
+        assert kept_apart["metadata"]["name"] == "sockethealth-operator"
+    values = yaml.safe_load((CHART / "ci" / "everything-values.yaml").read_text())["operator"]
+    given = operator_of(render(*EVERYTHING))
+    assert given["template"]["spec"]["affinity"] == values["affinity"]
+    assert given["replicas"] == values["replicas"]
+
+
+def test_the_operators_lease_is_the_charts_and_the_one_it_may_write(render):
+    documents = render()
+    (container,) = operator_of(documents)["template"]["spec"]["containers"]
+    command, *rest = [*container["command"], *container["args"]][1:]
+    namespace, name = operator_command.main.commands[command].make_context("run", rest).params["lease"]
+    lease = named(documents, "Lease", name)
+    assert lease["metadata"]["namespace"] == namespace
+    assert "spec" not in lease, "an upgrade would take it from its holder"
+    rules = named(documents, "Role", name)["rules"]
+    assert [(rule.get("resourceNames"), rule["verbs"]) for rule in rules] == [
+        ([name], ["get", "patch"]),
+        (None, ["create"]),
+    ]
 
 
 def test_agents_run_on_every_node_and_are_the_last_to_be_evicted(render):

@@ -114,7 +114,8 @@ def test_only_objects_with_our_annotations_are_found(stage, ask):
     stage.cluster.kubectl("annotate", "deployment", "theirs", "-n", stage.namespace, "team=x")
 
     async def found(api):
-        return [ref.name async for ref in annotated_objects(api, DEPLOYMENT) if ref.namespace == stage.namespace]
+        found = [raw["metadata"] async for raw in annotated_objects(api, DEPLOYMENT)]
+        return [one["name"] for one in found if one["namespace"] == stage.namespace]
 
     assert ask(found) == ["ours"]
 

@@ -31,6 +31,7 @@ RULES = [
     {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "patch"]},
     {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
     {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+    {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "patch"]},
 ]
 """What the operator needs, but for CronJobs: those stand for a kind that nobody has granted."""
 
@@ -165,7 +166,7 @@ def test_with_the_documented_rights_alone_it_works_and_names_the_one_it_lacks(st
     stage.cluster.kubectl("create", "job", "once", "--from=cronjob/work", "-n", stage.namespace)
     (pod,) = stage.pods_of("work")
     stage.policy()
-    operator = OperatorProcess(restricted, tmp_path / "operator.log")
+    operator = OperatorProcess(restricted, tmp_path / "operator.log", lease=f"{stage.namespace}/operator")
     operator.start()
     try:
         stage.report(pod, close_wait=200)

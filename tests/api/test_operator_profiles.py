@@ -410,11 +410,11 @@ def stage(control_plane, fleet, namespace):
     return made
 
 
-def test_a_finding_on_a_changed_node_stops_it_and_takes_the_batch_back(fleet, operator, profile, stage):
+def test_a_finding_on_a_changed_node_stops_it_and_takes_the_batch_back(fleet, operator, profile, stage, activating):
     wide = profile()
     pod = stage.pod("web")
     stage.report(pod, close_wait=1)
-    stage.policy(rule={"severity": "Critical"})
+    activating(wide.name, severity="Critical")
     wide.apply(numbers={"00", "01", "02"}, rollout={"maxConcurrentNodes": 2, "pauseSeconds": 3600})
     wide.wait(lambda: wide.status.get("rollout", {}).get("settledSince"), "the first batch")
     assert fleet.changed(FIN_TIMEOUT) == [node.name for node in fleet.nodes[:2]]
@@ -431,8 +431,9 @@ def test_a_finding_on_a_changed_node_stops_it_and_takes_the_batch_back(fleet, op
 def activating(fleet, namespace):
     """A ClusterSocketHealthPolicy for the pods of one namespace; its name is that of the namespace."""
 
-    def make(profile, mode="Enforce"):
+    def make(profile, mode="Enforce", severity="Warning"):
         rule = {"name": "leak", "detector": "CloseWaitLeak", "threshold": 50, "clearThreshold": 10}
+        rule |= {"severity": severity}
         rule |= {"for": "0s", "clearAfter": "0s", "parameters": {"minAge": "0s"}}
         document = {
             "apiVersion": API_VERSION,

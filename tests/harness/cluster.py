@@ -1,9 +1,11 @@
 """The clusters a test or a person asks for: our own, started here, or one that exists already."""
 
+import json
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from harness import binaries, hostchanges, images, packages, watchdog
 from harness.access import ClusterAccess
@@ -167,6 +169,15 @@ class OwnCluster(ClusterAccess):
         """Stop and start the API server."""
         self.stop_apiserver()
         self.start_apiserver()
+
+    def audited(self, user: str) -> list[dict[str, Any]]:
+        """Writes of a service account, answered so far: Events of the audit log (audit.k8s.io/v1).
+
+        Args:
+            user: its name, such as system:serviceaccount:default:operator.
+        """
+        lines = self._control_plane.audit_log.read_text().splitlines()
+        return [event for event in map(json.loads, lines) if event["user"]["username"] == user]
 
     def close(self) -> None:
         """Take the cluster away, then its watchdog."""

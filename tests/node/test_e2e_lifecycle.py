@@ -1,12 +1,20 @@
 """The chart's life: upgrade, uninstall, install again. Last of the files, as it takes the product away."""
 
+import itertools
 import json
+import secrets
+import time
+from datetime import datetime
 
 import pytest
 
-from product_lab import DEFINITIONS, Place
+from harness.cluster import OwnCluster
+from product_lab import DEFINITIONS, RELEASE, Place
 
 pytestmark = pytest.mark.node
+
+REPLICAS = 2
+"""Operators that the chart runs by default."""
 
 POLICY = {
     "apiVersion": "sockethealth.io/v1alpha1",
@@ -66,6 +74,46 @@ def test_an_upgrade_brings_the_definitions_to_the_charts_version(place, product)
     assert _priority(product.cluster) is None
     product.upgrade()
     assert _priority(product.cluster) == current
+
+
+def test_while_the_operator_is_replaced_a_leak_is_told_of_in_time_and_once(place, product, record_property):
+    cluster = product.cluster
+    before = {pod["metadata"]["name"] for pod in product.pods_of("operator")}
+    assert len(before) == REPLICAS
+    place.deployment("leaking-too", "python3", "/scripts/leaking_client.py", place.service("impatient"), "--count=20")
+    began = time.monotonic()
+    product.upgrade("--set", f"operator.podAnnotations.replaced=at-{secrets.token_hex(4)}")
+    record_property("replaced_seconds", round(time.monotonic() - began, 1))
+    pod = place.pod("leaking-too")["metadata"]["name"]
+    place.until(lambda: "leak" in place.findings(pod), "the leak to be found", seconds=45)
+    place.until(lambda: len(_events(place, "leaking-too")) == 1, "its Event", seconds=20)
+
+    def replaced():
+        running = product.pods_of("operator")
+        return len(running) == REPLICAS and not before & {one["metadata"]["name"] for one in running}
+
+    place.until(replaced, "all operators to be replaced", seconds=60)
+    if not isinstance(cluster, OwnCluster):
+        return  # whose audit log is not ours to read
+    spans = _spans(cluster.audited(f"system:serviceaccount:{product.namespace}:{RELEASE}-operator"))
+    assert len(spans) >= 2, "nobody has handed over"
+    for (_, ended, one), (started, _, other) in itertools.pairwise(sorted(spans)):
+        assert ended < started, f"{other} has written before {one} had ended"
+
+
+def _events(place, deployment):
+    items = place.cluster.get("events.events.k8s.io", "-n", place.namespace)["items"]
+    return [one for one in items if one["regarding"]["name"] == deployment and one["reason"] == "CloseWaitLeak"]
+
+
+def _spans(audited):
+    """When each pod has written for the first and for the last time, Leases left out: epoch seconds, and its name."""
+    times = {}
+    for one in audited:
+        if one["objectRef"]["resource"] != "leases":
+            (name,) = one["user"]["extra"]["authentication.kubernetes.io/pod-name"]
+            times.setdefault(name, []).append(datetime.fromisoformat(one["requestReceivedTimestamp"]).timestamp())
+    return [(min(stamps), max(stamps), name) for name, stamps in times.items()]
 
 
 def test_uninstalling_leaves_no_annotation_and_keeps_the_definitions(place, product):

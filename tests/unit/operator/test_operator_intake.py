@@ -88,6 +88,28 @@ def test_an_object_that_is_listed_a_second_time_asks_for_a_comparison(parts):
     assert parts.intake.listed_again.is_set()
 
 
+def test_it_is_behind_until_every_known_object_was_seen_in_the_version_that_is_listed(parts):
+    health = OURS["SocketHealth"]
+    key, unknown = Key("SocketHealth", "shop", "web-1"), Key("SocketHealth", "shop", "new")
+    parts.intake.event(health, "ADDED", raw())
+    assert not parts.intake.behind(health, {key: 5, unknown: 9})
+    assert parts.intake.behind(health, {key: 7})
+    newer = raw()
+    newer["metadata"]["resourceVersion"] = "8"
+    parts.intake.event(health, "MODIFIED", newer)
+    assert not parts.intake.behind(health, {key: 7})
+    parts.intake.event(health, "DELETED", newer)
+    assert not parts.intake.behind(health, {key: 9})
+
+
+def test_starting_over_opens_the_queue_for_all_that_is_known(parts):
+    parts.queue.close()
+    parts.intake.event(OURS["SocketHealth"], "ADDED", raw())
+    assert len(parts.queue) == 0, "who stands by has nothing to do"
+    parts.intake.start_over()
+    assert len(parts.queue) == 1
+
+
 def record(message, name="kopf._cogs.clients.api"):
     return logging.LogRecord(name, logging.ERROR, __file__, 1, message, None, None)
 

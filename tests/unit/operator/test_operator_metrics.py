@@ -185,6 +185,18 @@ def test_leading_and_the_api_server_are_told_as_they_are(parts):
     assert (shown.value(table.OPERATOR_LEADING), shown.value(table.OPERATOR_API_UP)) == (1, 1)
 
 
+def test_who_stands_by_speaks_of_itself_only(parts):
+    parts.world.observe_socket_health(of_pod("web-1", found()), NOW)
+    parts.world.observe_node_health(of_node("node-a"), NOW)
+    parts.world.observe_profile(profile())
+    told = (table.FINDING, table.FINDINGS, table.PROFILE_CONDITION, table.PROFILE_NODES, table.NODE_SILENT)
+    assert all(parts.scraped().families[series.name].samples for series in told)
+    parts.leading = False
+    shown = parts.scraped()
+    assert [series.name for series in told if shown.families[series.name].samples] == []
+    assert shown.value(table.OPERATOR_TRACKED) == 2
+
+
 def test_requests_are_timed_and_those_that_failed_counted_by_status(parts):
     for status in (200, 201, 409, 0, 0):
         parts.metrics.answered("PATCH", status, 0.2)

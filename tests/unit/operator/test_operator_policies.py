@@ -53,3 +53,11 @@ def test_a_rule_that_fails_is_told_and_taken_back():
     assert by_type["Evaluated"].message == "expression x cannot be evaluated"
     assert made(previous=failing)["Evaluated"].status == "True"
     assert "Evaluated" not in made()
+
+
+def test_a_valid_policy_that_waits_for_room_says_so_and_is_not_ready():
+    waiting = conditions((), None, (), waiting="Others are older.", generation=1, previous=(), now=0)
+    by_type = {condition.type: condition for condition in waiting}
+    assert by_type["Accepted"].status == "True"
+    assert (by_type["Ready"].status, by_type["Ready"].reason) == ("False", "TooMany")
+    assert by_type["Ready"].message == "Others are older."

@@ -206,3 +206,21 @@ def test_a_thing_is_said_once_in_a_while():
     assert [once.first("a", 1), once.first("a", 1), once.first("a", 2)] == [True, False, True]
     clock.now = 61
     assert once.first("a", 1)
+
+
+def test_closed_it_drops_what_it_has_and_takes_nothing_in():
+    clock = Clock()
+    queue = WorkQueue(clock)
+    for key in "abc":
+        queue.add(key)
+    take(queue)
+    queue.defer("a")
+    queue.add_after("d", 5)
+    queue.close()
+    clock.now = 10
+    queue.add("e")
+    queue.add_after("f", 0)
+    assert (queue.release_due(), len(queue), queue.longest_wait_seconds()) == (None, 0, 0)
+    queue.open()
+    queue.add("a")
+    assert take(queue) == "a", "a key that was worked on when it was closed can be worked on again"

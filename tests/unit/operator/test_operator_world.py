@@ -283,3 +283,27 @@ def world_with_a_node():
     world = World()
     world.observe_node_health(node_health(), NOW)
     return world
+
+
+def test_starting_over_looks_at_all_and_keeps_what_was_seen_and_nothing_of_what_was_done(world):
+    world.observe_policy(policy())
+    world.observe_profile(profile("wide"))
+    world.observe_socket_health(socket_health(close_wait=60), NOW)
+    deployment = ObjectRef("apps/v1", "Deployment", "shop", "web", "d1")
+    world.link(POD, deployment)
+    tracked, record = world.tracked[POD], world.profiles["wide"]
+    tracked.settled = True
+    tracked.unannounced.append("an Event that could not be created")
+    record.assignments, record.drifted, record.looked_at = {}, frozenset({"node-a"}), NOW
+    assert world.start_over() == {POD, NODE, POLICY, Key("SysctlProfile", "", "wide")}
+    assert (tracked.settled, tracked.unannounced, tracked.workload_known) == (False, [], False)
+    assert (record.assignments, record.drifted, record.looked_at) == (None, None, 0.0)
+    assert world.holders == {}
+    assert found(world) == ["CloseWaitLeak"]
+
+
+def test_who_stands_by_takes_every_judgement_from_the_objects(world):
+    world.observe_policy(policy())
+    for version, health in enumerate(("Warning", "Healthy", "Critical"), 100):
+        world.observe_socket_health(socket_health(version=version, status={"health": health}), NOW)
+        assert world.tracked[POD].judgement.health == health
