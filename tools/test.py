@@ -18,6 +18,7 @@ BESIDE = {
     "tests/unit": ("tests/unit",),
     "tests/node": ("tests/node", f"--ignore={_IMAGE}"),
     "tests/api of the operator": _OPERATOR,
+    "tests/faults": ("tests/faults",),
     "tests/api of the others": ("tests/api", _IMAGE, *(f"--ignore={file}" for file in _OPERATOR)),
 }
 
