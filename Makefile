@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test lint types unit kernel api node versions reproducible wheels fuzz audit sbom bench generate lock docs demo demo-down clean
+.PHONY: help setup run test lint types unit kernel api node versions reproducible wheels fuzz soak audit sbom bench generate lock docs demo demo-down clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,12 @@ SECONDS_EACH := $(if $(filter command line environment,$(origin SECONDS)),$(SECO
 fuzz: setup ## look for inputs that break a parser, SECONDS=60 for each target
 	@$(BIN)/pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements/fuzz.txt
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(SECONDS_EACH) $(TARGETS)
+
+# What it measured is in dist/soak: a table, and every reading.
+MINUTES ?= 60
+
+soak: setup ## pods, leaks, profiles and policies come and go on a real node; MINUTES=60
+	SOCKETHEALTH_SOAK_MINUTES=$(MINUTES) $(BIN)/python -m pytest -q tests/node/test_e2e_soak.py
 
 # Strict: where the index does not answer, nothing was audited, and that is a failure.
 audit: setup ## ask the package index for known vulnerabilities of every locked dependency
