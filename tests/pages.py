@@ -7,9 +7,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+PLACES = ("machine", "objects", "cluster", "cluster, last")
+"""Where blocks are typed: on this machine, at an API server with the pages' objects, in a cluster with a node."""
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>[^\n]*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
 )
+_PROMPT = "$ "
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Block:
 
     @property
     def runs(self) -> str:
-        """Where the block is run as it stands: ``machine``, ``cluster`` or ``cluster, last``; empty if nowhere."""
+        """Which of PLACES the block is run in as it stands; empty if in none."""
         return self.mark.removeprefix("run: ").partition(";")[0] if self.mark.startswith("run: ") else ""
 
     @property
@@ -42,9 +45,38 @@ class Block:
         return int(found[1]) if found else 0
 
     @property
+    def prints_this(self) -> bool:
+        """Whether the commands must print what the block shows, to the letter."""
+        return "; prints this" in self.mark
+
+    @property
     def tested_by(self) -> list[str]:
         """The files that run what is in it."""
         return self.mark.removeprefix("tested by: ").split() if self.mark.startswith("tested by: ") else []
+
+    @property
+    def script(self) -> str:
+        """What is typed: all of it, or in a console what stands behind the prompt, with the lines it goes on in."""
+        if self.language != "console":
+            return self.text
+        return "".join(command for command, _ in self._console())
+
+    @property
+    def output(self) -> str:
+        """What a console shows below its commands; of other blocks nothing."""
+        return "".join(shown for _, shown in self._console()) if self.language == "console" else ""
+
+    def _console(self) -> Iterator[tuple[str, str]]:
+        """Each command with what is shown below it."""
+        lines = self.text.splitlines(keepends=True)
+        while lines:
+            command = lines.pop(0).removeprefix(_PROMPT)
+            while command.endswith("\\\n"):
+                command += lines.pop(0)
+            shown = ""
+            while lines and not lines[0].startswith(_PROMPT):
+                shown += lines.pop(0)
+            yield command, shown
 
 
 def blocks(page: Path) -> Iterator[Block]:

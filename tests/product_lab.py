@@ -28,9 +28,9 @@ class Product:
         """`helm install`, and wait until agent and operator are ready."""
         self._helm("install", "--create-namespace", *self._image, *values)
 
-    def upgrade(self) -> None:
-        """`helm upgrade` to the same chart and values, and wait as for an installation."""
-        self._helm("upgrade", "--reuse-values")
+    def upgrade(self, *values: str) -> None:
+        """`helm upgrade` to the same chart and values, and others given, and wait as for an installation."""
+        self._helm("upgrade", "--reuse-values", *values)
 
     def uninstall(self) -> None:
         """`helm uninstall`, and wait until everything is gone."""
@@ -40,13 +40,16 @@ class Product:
         """Whether the release exists."""
         return self.cluster.helm("status", RELEASE, "-n", self.namespace, check=False).returncode == 0
 
+    def pods_of(self, component: str) -> list[dict[str, Any]]:
+        """The running pods of a component: agent or operator."""
+        pods = self.cluster.get("pods", "-n", self.namespace, "-l", _selector(component))["items"]
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
     def pod_of(self, component: str) -> dict[str, Any]:
-        """The one running pod of a component: agent or operator."""
-        selector = f"app.kubernetes.io/component={component}"
-        pods = self.cluster.get("pods", "-n", self.namespace, "-l", selector)["items"]
-        running = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        """The one running pod of a component that has one, as the agent on a single node."""
+        running = self.pods_of(component)
         assert len(running) == 1, f"{len(running)} pods of {component}"
-        return dict(running[0])
+        return running[0]
 
     def pid_of(self, component: str, container: str, program: str) -> int | None:
         """The process on this machine that runs a program in a container of such a pod; None while there is none."""
@@ -64,9 +67,10 @@ class Product:
 
     def logs(self) -> str:
         """What agent and operator have logged, for failure messages."""
+        options = ("--tail=30", "--prefix", "--all-containers")
         shown = [
-            self.cluster.kubectl("logs", "-n", self.namespace, kind, "--tail=30", "--prefix", check=False)
-            for kind in (f"daemonset/{RELEASE}-agent", f"deployment/{RELEASE}-operator")
+            self.cluster.kubectl("logs", "-n", self.namespace, "-l", _selector(component), *options, check=False)
+            for component in ("agent", "operator")
         ]
         return "\n".join(each.stdout + each.stderr for each in shown)
 
@@ -77,6 +81,10 @@ class Product:
         self.cluster.kubectl(
             *("rollout", "status", "-n", self.namespace, f"daemonset/{RELEASE}-agent", "--timeout=90s"), timeout=100
         )
+
+
+def _selector(component: str) -> str:
+    return f"app.kubernetes.io/component={component}"
 
 
 class Place:

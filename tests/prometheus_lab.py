@@ -1,6 +1,7 @@
 """A real Prometheus and Alertmanager of this machine, for tests that want to see what people are told."""
 
 import subprocess
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -130,14 +131,17 @@ class Monitoring:
                     "job_name": "kept by the label of each target",
                     "honor_labels": True,
                     **self._access,
-                    "static_configs": [self._target("agent"), self._target("operator")],
+                    "static_configs": [
+                        self._target(component, pod)
+                        for component in ("agent", "operator")
+                        for pod in self._product.pods_of(component)
+                    ],
                 }
             ],
         }
 
-    def _target(self, component: str) -> dict[str, Any]:
+    def _target(self, component: str, pod: Mapping[str, Any]) -> dict[str, Any]:
         """A pod by way of the API server, as pods of a cluster that exists elsewhere can be reached in no other."""
-        pod = self._product.pod_of(component)
         name, namespace = pod["metadata"]["name"], self._product.namespace
         port = next(
             port["containerPort"]

@@ -161,7 +161,7 @@ OWN_ALERTS: Final = (
         "5m",
         "warning",
         f"{_NUMBER} replicas of the SocketHealth operator are leading.",
-        "Each writes over the other. Install one release a cluster, and see whether the clocks of the nodes differ.",
+        "Each writes over the other. Install one release a cluster: each has a Lease of its own.",
     ),
     _own(
         "OperatorCannotReachApi",

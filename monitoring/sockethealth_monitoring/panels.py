@@ -25,10 +25,29 @@ INTERVAL: Final = "$__rate_interval"
 
 RATIO: Final = "percentunit"
 COUNT: Final = "short"
+_WIDE: Final = 12
 SECONDS: Final = "s"
 PER_SECOND: Final = "cps"
 
+SEVERITIES: Final = ("Critical", "Warning", "Info")
+"""Worst first."""
 _COLORS: Final = {"Info": "blue", "Warning": "orange", "Critical": "red"}
+_STATE_COLORS: Final = {
+    "established": "green",
+    "listen": "dark-green",
+    "synSent": "yellow",
+    "synRecv": "orange",
+    "finWait1": "light-purple",
+    "finWait2": "purple",
+    "lastAck": "dark-purple",
+    "closing": "super-light-purple",
+    "timeWait": "blue",
+    "closeWait": "red",
+}
+_WIDTHS: Final = {"severity": 90, "mode": 90, "type": 210, "pod": 245}
+"""Pixels; those of type and pod hold the longest detector's name, and the name of a Deployment's pod."""
+_NUMBER_WIDTH: Final = 115
+_RATIO_DECIMALS: Final = 1
 _LINKS: Final = {
     "pod": f"/d/{POD}?var-datasource=${{datasource}}&var-namespace=${{__data.fields.namespace}}"
     "&var-pod=${__data.fields.pod}&${__url_time_range}",
@@ -65,9 +84,10 @@ def number(
     *,
     span: int = 4,
     nothing: str = "0",
+    nothing_color: str | None = None,
     decimals: int | None = None,
 ) -> stat.Panel:
-    """One number of this moment."""
+    """One number of this moment; `nothing` is said where there is none, else in the colour of the lowest step."""
     panel = (
         stat.Panel()
         .title(title)
@@ -83,6 +103,10 @@ def number(
         .no_value(nothing)
         .with_target(_range(Query(expression), 0))
     )
+    if nothing_color is not None:
+        said = models.ValueMappingResult(text=nothing, color=nothing_color)
+        null = models.DashboardSpecialValueMapOptions(models.SpecialValueMatch.NULL_AND_NAN, said)
+        panel = panel.mappings([models.SpecialValueMap(null)])
     return panel if decimals is None else panel.decimals(decimals)
 
 
@@ -97,14 +121,18 @@ def over_time(
     greatest: float | None = None,
     steps: Steps | None = None,
 ) -> timeseries.Panel:
-    """Lines over time; stacked where the sum means something, and steps as lines where there are limits."""
+    """Lines over time; stacked where the sum means something, and steps as lines where there are limits.
+
+    Narrow panels have their legend below, and are higher for it.
+    """
+    wide = span >= _WIDE
     panel = (
         timeseries.Panel()
         .title(title)
         .description(description)
         .datasource(DATASOURCE)
         .span(span)
-        .height(8)
+        .height(8 if wide else 9)
         .unit(unit)
         .min(0)
         .line_width(1)
@@ -113,7 +141,7 @@ def over_time(
         .legend(
             common.VizLegendOptions()
             .display_mode(common_models.LegendDisplayMode.TABLE)
-            .placement(common_models.LegendPlacement.BOTTOM)
+            .placement(common_models.LegendPlacement.RIGHT if wide else common_models.LegendPlacement.BOTTOM)
             .show_legend(True)
             .calcs(["lastNotNull", "max"])
             .sort_by("Max")
@@ -133,6 +161,23 @@ def over_time(
     if steps is not None:
         dashed = common.GraphThresholdsStyleConfig().mode(common_models.GraphThresholdsStyleMode.DASHED)
         panel = panel.thresholds(_thresholds(steps)).thresholds_style(dashed)
+        if greatest is None:
+            # Without values above zero Grafana's axis ends at 100, which for a share is 10,000%.
+            panel = panel.axis_soft_max(1.2 * min(value for value, _ in steps if value is not None))
+    return panel
+
+
+def with_states_colored(panel: timeseries.Panel) -> timeseries.Panel:
+    """The same panel, whose series are called as states are: a leak is red, and what is harmless is not."""
+    for state, color in _STATE_COLORS.items():
+        panel = panel.override_by_name(state, [_colored(color, "fixed")])
+    return panel
+
+
+def with_severities_colored(panel: timeseries.Panel) -> timeseries.Panel:
+    """The same panel, whose series end in their severity in parentheses."""
+    for severity, color in _COLORS.items():
+        panel = panel.override_by_regexp(rf"/\({severity}\)$/", [_colored(color, "shades")])
     return panel
 
 
@@ -142,8 +187,8 @@ def rows_of(
     description: str,
     columns: Mapping[str, tuple[str, Steps]],
     *,
-    sort_by: str,
-    greatest_first: bool = True,
+    sort_by: str = "",
+    ranked_by: str = "",
     order: Sequence[str] = (),
     hidden: Sequence[str] = (),
     joined_by: str = "",
@@ -157,8 +202,8 @@ def rows_of(
         queries: the legend of each is the name of its column of numbers.
         description: of the panel.
         columns: unit and colours of the columns of numbers.
-        sort_by: the column by which rows are sorted.
-        greatest_first: whether its greatest value comes first.
+        sort_by: the column whose greatest value comes first.
+        ranked_by: a label that is not shown, by which rows are sorted instead.
         order: labels in the order of their columns; empty for that of the alphabet.
         hidden: labels that are not shown.
         joined_by: the label by which several queries become one row; empty for one query.
@@ -168,13 +213,7 @@ def rows_of(
     names = {f"Value #{_letter(index)}": query.legend for index, query in enumerate(queries)}
     if len(queries) == 1:
         names = {"Value": queries[0].legend}
-    times = dict.fromkeys(("Time", *(f"Time {index + 1}" for index in range(len(queries))), *hidden), True)
-    places = {label: index for index, label in enumerate(order)}
-    options = {"excludeByName": times, "renameByName": names, "indexByName": places}
-    transformations = [models.DataTransformerConfig("organize", options=options)]
-    if joined_by:
-        joining = {"byField": joined_by, "mode": "outer"}
-        transformations.insert(0, models.DataTransformerConfig("joinByField", options=joining))
+    transformations = _shaped(names, hidden=hidden, order=order, ranked_by=ranked_by, joined_by=joined_by)
     panel = (
         table.Panel()
         .title(title)
@@ -184,11 +223,16 @@ def rows_of(
         .height(height)
         .targets([_instant(query, index) for index, query in enumerate(queries)])
         .transformations(transformations)
-        .sort_by([common.TableSortByFieldState().display_name(sort_by).desc(greatest_first)])
         .filterable(True)
     )
+    if sort_by:
+        panel = panel.sort_by([common.TableSortByFieldState().display_name(sort_by).desc(True)])
     for column, (unit, steps) in columns.items():
         properties = [models.DynamicConfigValue("unit", unit)]
+        if unit == RATIO:
+            properties.append(models.DynamicConfigValue("decimals", _RATIO_DECIMALS))
+        if not joined_by:
+            properties.append(models.DynamicConfigValue("custom.width", _NUMBER_WIDTH))
         if steps:
             listed = [{"value": value, "color": color} for value, color in steps]
             properties += [
@@ -196,6 +240,31 @@ def rows_of(
                 models.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
             ]
         panel = panel.override_by_name(column, properties)
+    return _of_labels(panel, hidden)
+
+
+def _shaped(
+    names: Mapping[str, str], *, hidden: Sequence[str], order: Sequence[str], ranked_by: str, joined_by: str
+) -> list[models.DataTransformerConfig]:
+    """From frames to columns: joined, sorted, then called, placed and left out; names are those shown, by original."""
+    original = {shown: name for name, shown in names.items()}
+    times = ("Time", *(f"Time {index + 1}" for index in range(len(names))))
+    unseen = [*hidden, ranked_by] if ranked_by else hidden
+    left_out = dict.fromkeys((*times, *(original.get(label, label) for label in unseen)), True)
+    places = {original.get(label, label): index for index, label in enumerate(order)}
+    options = {"excludeByName": left_out, "renameByName": names, "indexByName": places}
+    transformations = [models.DataTransformerConfig("organize", options=options)]
+    if joined_by:
+        joining = {"byField": joined_by, "mode": "outer"}
+        transformations.insert(0, models.DataTransformerConfig("joinByField", options=joining))
+    if ranked_by:
+        sorting = {"sort": [{"field": ranked_by}]}
+        transformations.insert(0, models.DataTransformerConfig("sortBy", options=sorting))
+    return transformations
+
+
+def _of_labels(panel: table.Panel, hidden: Sequence[str]) -> table.Panel:
+    """Widths, colours and links of the columns that are labels."""
     severities = {name: {"color": color, "index": index} for index, (name, color) in enumerate(_COLORS.items())}
     panel = panel.override_by_name(
         "severity",
@@ -204,6 +273,8 @@ def rows_of(
             models.DynamicConfigValue("custom.cellOptions", {"type": "color-text"}),
         ],
     )
+    for column, pixels in _WIDTHS.items():
+        panel = panel.override_by_name(column, [models.DynamicConfigValue("custom.width", pixels)])
     for column, url in _LINKS.items():
         if column not in hidden:
             link = {"title": f"Dashboard of the {column}", "url": url}
@@ -278,6 +349,10 @@ def _instant(query: Query, index: int) -> prometheus.Dataquery:
 def _target(query: Query, index: int) -> prometheus.Dataquery:
     target = prometheus.Dataquery().ref_id(_letter(index)).datasource(DATASOURCE).expr(query.expression)
     return target.legend_format(query.legend) if query.legend else target
+
+
+def _colored(color: str, mode: str) -> models.DynamicConfigValue:
+    return models.DynamicConfigValue("color", {"mode": mode, "fixedColor": color})
 
 
 def _letter(index: int) -> str:

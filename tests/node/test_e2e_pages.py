@@ -77,7 +77,7 @@ def test_a_newcomer_gets_through_all_pages_and_the_demo(product, typed):
 
     def type_in(blocks):
         for block in blocks:
-            done = typed(block.text)
+            done = typed(block.script)
             said[block.text] = done.stdout + done.stderr
             assert done.returncode == block.exit_code, f"{block.page}:{block.line}\n{block.text}\n{said[block.text]}"
 

@@ -21,6 +21,7 @@ from sockethealth_monitoring.panels import (
     number,
     over_time,
     rows_of,
+    with_severities_colored,
 )
 from sockethealth_monitoring.promql import one_per, rate, retransmitted_ratio, select
 
@@ -59,12 +60,14 @@ def build() -> Dashboard:
             ),
             "Findings": (
                 findings("What the operator has found; a pod or node leads to its dashboard.", here),
-                over_time(
-                    "Findings over time",
-                    [Query(f"sum by (type, severity) ({select(metrics.FINDINGS)}) > 0", "{{type}} ({{severity}})")],
-                    "Active findings by type, in all namespaces.",
-                    span=24,
-                    stacked=True,
+                with_severities_colored(
+                    over_time(
+                        "Findings over time",
+                        [Query(f"sum by (type, severity) ({select(metrics.FINDINGS)}) > 0", "{{type}} ({{severity}})")],
+                        "Active findings by type, in all namespaces.",
+                        span=24,
+                        stacked=True,
+                    )
                 ),
             ),
             "Worst pods": (
@@ -176,5 +179,6 @@ def _worst(title: str, value: str, column: str, unit: str, detector: str, per_un
         description,
         {column: (unit, limits(detector, per_unit))},
         sort_by=column,
+        order=("namespace", "pod", "node", column),
         height=6,
     )

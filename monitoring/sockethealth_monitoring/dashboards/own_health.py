@@ -61,7 +61,7 @@ def build() -> Dashboard:
                     nothing="absent",
                 ),
                 number(
-                    "Operator is behind by",
+                    "Operator behind",
                     f"max({select(metrics.OPERATOR_QUEUE_OLDEST)})",
                     "How long the object has waited that has waited longest.",
                     SECONDS,
@@ -75,7 +75,7 @@ def build() -> Dashboard:
                     SECONDS,
                 ),
                 number(
-                    "Pods that cannot be read",
+                    "Unreadable pods",
                     f"sum({one_per('node', select(metrics.AGENT_PODS_FAILED))})",
                     "At the last sweep.",
                     steps=GOOD_AT_ZERO,
@@ -225,10 +225,10 @@ def build() -> Dashboard:
 def _versions(title: str, series: Series) -> Panel:
     return rows_of(
         title,
-        [Query(f"count by (version) ({select(series)})", "how many")],
+        [Query(f"count by (version) ({select(series)})", "count")],
         "By version.",
-        {"how many": (COUNT, ())},
-        sort_by="how many",
+        {"count": (COUNT, ())},
+        sort_by="count",
         hidden=("pod", "node"),
         span=8,
         height=5,

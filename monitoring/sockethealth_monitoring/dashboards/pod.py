@@ -44,7 +44,7 @@ def build() -> Dashboard:
         {
             "In short": (
                 number(
-                    "Ephemeral ports used",
+                    "Ports used",
                     value(metrics.POD_PORTS_USED),
                     "Toward the destination that uses most. At 100% connect() to it fails.",
                     RATIO,
@@ -57,11 +57,12 @@ def build() -> Dashboard:
                     SECONDS,
                     ((None, "red"), (60, "orange")),
                     nothing="never",
+                    nothing_color="green",
                 ),
                 number(
-                    f"CLOSE_WAIT older than {MIN_AGE}",
+                    "Old CLOSE_WAIT",
                     value(metrics.POD_CLOSE_WAIT_AGED, older_than_seconds=AGED),
-                    "Closed by the peer and not by the application: a leak in its code.",
+                    f"Closed by the peer {MIN_AGE} ago and not by the application: a leak in its code.",
                     steps=limits("CloseWaitLeak"),
                 ),
                 number(

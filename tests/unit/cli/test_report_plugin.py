@@ -91,8 +91,9 @@ def test_the_words_are_the_objects_and_the_numbers_the_series(servers):
     assert max(data["series"][0]["values"][:2]) == 80
 
 
-def test_options_may_come_first_and_a_pod_that_is_gone_has_its_series_still(servers):
-    result = CliRunner().invoke(plugin, [*servers, "report", "pod", "other/gone"])
+@pytest.mark.parametrize("pod", [["other/gone"], ["gone", "-n", "other"]])
+def test_options_may_come_first_and_a_pod_that_is_gone_has_its_series_still(servers, pod):
+    result = CliRunner().invoke(plugin, [*servers, "report", "pod", *pod])
     assert result.exit_code == 0, result.stderr
     document = Document(result.stdout)
     assert document.data[0]["subject"] == {"kind": "pod", "namespace": "other", "name": "gone"}

@@ -26,9 +26,7 @@ def test_every_block_of_commands_says_who_runs_it(page):
         place = f"{block.page}:{block.line}"
         assert block.language in LANGUAGES, f"{place}: what is in this block? {block.language!r}"
         if block.language in COMMANDS:
-            assert block.runs in {"machine", "cluster", "cluster, last"} or block.tested_by, (
-                f"{place}: nobody runs this"
-            )
+            assert block.runs in pages.PLACES or block.tested_by, f"{place}: nobody runs this"
         for file in block.tested_by:
             assert (ROOT / file).is_file(), f"{place}: {file} is not there"
 

@@ -9,6 +9,7 @@ import pytest
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from sockethealth_core.metrics import SERIES
+from sockethealth_core.resources import Sockets
 from sockethealth_monitoring.dashboards import derived
 
 DASHBOARDS = {name.removesuffix(".json"): json.loads(text) for name, text in derived().items()}
@@ -104,6 +105,41 @@ def test_every_series_can_be_seen_somewhere():
 
 
 def test_colours_change_at_the_limits_of_the_default_policy():
-    (panel,) = [one for one in panels("pod") if one["title"] == "Ephemeral ports used" and one["type"] == "stat"]
+    (panel,) = [one for one in panels("pod") if one["title"] == "Ports used"]
     steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
     assert [(step.get("value"), step["color"]) for step in steps] == [(None, "green"), (0.5, "orange"), (0.8, "red")]
+
+
+def test_states_have_a_colour_each_and_those_of_series_are_all_there():
+    (panel,) = [one for one in panels("pod") if one["title"] == "Sockets by state"]
+    colors = {
+        override["matcher"]["options"]: override["properties"][0]["value"]["fixedColor"]
+        for override in panel["fieldConfig"]["overrides"]
+        if override["matcher"]["id"] == "byName"
+    }
+    assert set(colors) == {re.sub(r"_(\w)", lambda found: found[1].upper(), name) for name in Sockets.__struct_fields__}
+    assert len(set(colors.values())) == len(colors)
+
+
+@pytest.mark.parametrize("name", ["fleet", "pod", "node"])
+def test_findings_are_sorted_by_what_their_severity_is_worth_and_not_by_its_letters(name):
+    (panel,) = [one for one in panels(name) if one["title"] == "Findings" and one["type"] == "table"]
+    sort, organize = panel["transformations"]
+    assert (sort["id"], sort["options"]) == ("sortBy", {"sort": [{"field": "rank"}]})
+    assert organize["options"]["excludeByName"]["rank"]
+    ranks = dict(re.findall(r'"rank", "(\d)", "severity", "(\w+)"', panel["targets"][0]["expr"]))
+    assert [ranks[rank] for rank in sorted(ranks)] == ["Critical", "Warning", "Info"]
+    assert "sortBy" not in panel.get("options", {})
+
+
+def test_a_hidden_number_is_left_out_by_the_name_that_grafana_gives_it():
+    (panel,) = [one for one in panels("node") if one["title"] == "Profiles on this node"]
+    (organize,) = panel["transformations"]
+    assert organize["options"]["renameByName"] == {"Value": "is"}
+    assert organize["options"]["excludeByName"]["Value"]
+
+
+def test_ports_that_never_run_out_are_no_alarm():
+    (panel,) = [one for one in panels("pod") if one["title"] == "Ports run out in"]
+    (mapping,) = panel["fieldConfig"]["defaults"]["mappings"]
+    assert mapping["options"] == {"match": "null+nan", "result": {"text": "never", "color": "green"}}
