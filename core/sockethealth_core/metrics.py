@@ -243,7 +243,7 @@ AGENT_SUPPRESSED: Final = _agent(
 AGENT_API_ERRORS: Final = _agent(
     "api_errors_total",
     "counter",
-    "Requests to the API server that failed, by HTTP status; 0 is no answer.",
+    "Requests to the API server that failed, by HTTP status; 0 is no answer. 404 and 409 are part of normal work.",
     ("status",),
     _MOST_STATUSES,
 )

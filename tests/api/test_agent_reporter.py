@@ -6,6 +6,7 @@ import time
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from agent_builders import facts, pod, submission
 from harness.cluster import OwnCluster
@@ -223,6 +224,15 @@ def test_facts_and_findings_keep_out_of_each_others_way(reporter, create_pod, he
     assert (status["health"], status["findings"][0]["type"]) == ("Critical", "CloseWaitLeak")
     managers = {one["manager"] for one in held("--show-managed-fields")["metadata"]["managedFields"]}
     assert managers == {"sockethealth-agent", "sockethealth-operator"}
+
+
+def test_a_sysctl_that_is_the_kernels_default_again_goes(reporter, create_pod, held):
+    web = create_pod()
+    report(reporter, (web, replace(facts(established=7), sysctls={"net.core.somaxconn": "99"})))
+    assert held()["status"]["sysctls"] == {"net.core.somaxconn": "99"}
+    report(reporter, (web, facts(established=700)))
+    assert held()["status"]["sockets"]["established"] == 700
+    assert not held()["status"].get("sysctls")
 
 
 def test_facts_within_their_bands_cause_no_write(reporter, create_pod, held, sink):

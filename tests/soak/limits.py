@@ -22,6 +22,8 @@ WORK: Final = frozenset(
 later, and its budget is zero but for BUDGET."""
 
 BUDGET: Final[dict[str, str]] = {
+    f'{metrics.AGENT_API_ERRORS.name}{{status="404"}}': "a report that went with its pod before it was written",
+    f'{metrics.AGENT_API_ERRORS.name}{{status="409"}}': "a report of a pod that was replaced meanwhile",
     f'{metrics.OPERATOR_API_ERRORS.name}{{status="404"}}': "a workload or pod that went before it was annotated",
     f'{metrics.OPERATOR_API_ERRORS.name}{{status="409"}}': "an object that was written meanwhile; judged anew",
     f'{metrics.SYSCTL_WRITES.name}{{result="applied"}}': "work: a profile is applied",

@@ -52,8 +52,13 @@ def about(
     at_most: float | None = None,
     date_time: bool = False,
     int_or_string: bool = False,
+    atomic: bool = False,
 ) -> Meta:
-    """Describe a field for ``kubectl explain``, with the bounds admission checks."""
+    """Describe a field for ``kubectl explain``, with the bounds admission checks.
+
+    An atomic map is replaced as a whole. Applied without its last entry, any other is left as null by the API server,
+    which refuses that itself (422).
+    """
     extra: dict[str, Any] = {}
     if rules:
         extra["x-kubernetes-validations"] = [rule.rendered() for rule in rules]
@@ -63,6 +68,8 @@ def about(
         extra["format"] = "date-time"
     if int_or_string:
         extra["x-kubernetes-int-or-string"] = True
+    if atomic:
+        extra["x-kubernetes-map-type"] = "atomic"
     # max_items, max_properties, max_length and bounds are for admission and CEL's cost estimate: what is stored is read
     # whatever they say, so that a tightened bound never makes a stored object unreadable.
     for key, bound in (

@@ -194,7 +194,7 @@ class NodeFacts(Resource, frozen=True, kw_only=True):
     tcp_memory: Annotated[TcpMemory | None, about("TCP memory.")] = None
     orphans: Annotated[Orphans | None, about("Orphaned sockets.")] = None
     conntrack: Annotated[Conntrack | None, about("Connection tracking, where it is loaded.")] = None
-    sysctls: Annotated[dict[str, str], about("Network sysctls in force in the node's own namespace.")] = {}
+    sysctls: Annotated[dict[str, str], about("Network sysctls in force in the node's own namespace.", atomic=True)] = {}
 
 
 class NodeSocketHealthStatus(NodeFacts, frozen=True, kw_only=True):

@@ -208,7 +208,11 @@ class Facts(Resource, frozen=True, kw_only=True):
     rates: Annotated[Rates, about("Events per second, between the last two readings.")] = Rates()
     sysctls: Annotated[
         dict[str, str],
-        about("Network sysctls in force in the pod that differ from the kernel's defaults.", max_properties=32),
+        about(
+            "Network sysctls in force in the pod that differ from the kernel's defaults.",
+            max_properties=32,
+            atomic=True,
+        ),
     ] = {}
 
 
