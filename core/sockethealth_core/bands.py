@@ -75,7 +75,8 @@ def _left_bands(written: Facts, current: Facts, steps: int) -> Iterator[str]:
         yield "sysctls"
     if _overflowing(written) != _overflowing(current):
         yield "accept queue"
-    if _holder(written) != _holder(current) and left_band(0, current.sockets.close_wait, _STATE_FLOORS["close_wait"]):
+    another = _holder(written) != _holder(current) or _ended(written, current)
+    if another and left_band(0, current.sockets.close_wait, _STATE_FLOORS["close_wait"]):
         yield "CLOSE_WAIT owner"
 
 
@@ -121,6 +122,12 @@ def _overflowing(facts: Facts) -> set[tuple[str, int]]:
 def _holder(facts: Facts) -> tuple[str, str] | None:
     owners = facts.close_wait.owners
     return (owners[0].container, owners[0].process) if owners else None
+
+
+def _ended(written: Facts, current: Facts) -> bool:
+    """Whether the process that is told to hold most holds none any more; which of several holds most may alternate."""
+    owners = written.close_wait.owners
+    return bool(owners) and owners[0].pid not in {owner.pid for owner in current.close_wait.owners}
 
 
 @dataclass(frozen=True, slots=True)

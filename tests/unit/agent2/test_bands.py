@@ -86,13 +86,22 @@ def test_an_accept_queue_that_overflows_is_written():
     assert material(facts(), waiting, []) is None
 
 
-def test_another_holder_of_many_close_waits_is_written():
-    def held_by(process):
-        found = facts(close_wait=50)
-        owners = [Owner(process=process, pid=1, count=50)]
-        return msgspec.structs.replace(found, close_wait=msgspec.structs.replace(found.close_wait, owners=owners))
+def _held_by(*owners):
+    found = facts(close_wait=100)
+    held = [Owner(process=process, pid=pid, count=50) for process, pid in owners]
+    return msgspec.structs.replace(found, close_wait=msgspec.structs.replace(found.close_wait, owners=held))
 
-    assert material(held_by("java"), held_by("python"), []) == "CLOSE_WAIT owner"
+
+def test_another_holder_of_many_close_waits_is_written():
+    assert material(_held_by(("java", 1)), _held_by(("python", 1)), []) == "CLOSE_WAIT owner"
+
+
+def test_the_process_that_followed_the_one_that_was_told_is_written():
+    assert material(_held_by(("java", 1)), _held_by(("java", 2)), []) == "CLOSE_WAIT owner"
+
+
+def test_of_two_workers_the_other_one_holding_most_is_not_written():
+    assert material(_held_by(("java", 1), ("java", 2)), _held_by(("java", 2), ("java", 1)), []) is None
 
 
 def test_a_small_step_over_a_watchpoint_is_written():
