@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup run test lint types unit kernel api node versions reproducible wheels fuzz soak audit sbom bench generate lock docs demo demo-down clean
+.PHONY: help setup run test lint types unit kernel api faults node versions reproducible wheels fuzz soak audit sbom bench generate lock docs demo demo-down clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ kernel: setup ## tests on this machine's kernel: root and network namespaces
 
 api: setup ## tests on a real API server
 	$(BIN)/python -m pytest tests/api
+
+faults: setup ## an API server that fails in every way, and what survives
+	$(BIN)/python -m pytest tests/faults
 
 node: setup ## end-to-end tests on a real node
 	$(BIN)/python -m pytest tests/node

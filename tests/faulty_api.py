@@ -107,6 +107,7 @@ class FaultyApi:
 
     Attributes:
         refuse: asked for each request, by method and path, for what it is refused with; None lets it pass.
+        arrived: told of each request by method and path once the API server has done it, before its client is answered.
         delay_seconds: how long each request waits before it is passed on.
         answers: how many requests were answered, by status, watches among them as 200; 0 is without an answer.
         refused: how many of them were refused here, by method.
@@ -115,6 +116,7 @@ class FaultyApi:
 
     def __init__(self, loop: _Loop, server: str, keys: Path, scope: Scope) -> None:
         self.refuse: Callable[[str, str], Refusal | None] = nothing
+        self.arrived: Callable[[str, str], object] = nothing
         self.delay_seconds = 0.0
         self.answers: Counter[int] = Counter()
         self.refused: Counter[str] = Counter()
@@ -212,6 +214,8 @@ class FaultyApi:
                 headers=headers,
                 timeout=aiohttp.ClientTimeout(total=None),
             ) as answer:
+                if answer.ok:
+                    self.arrived(request.method, request.path)
                 return await self._pass_on(request, answer)
         except aiohttp.ClientError:
             # The API server is away: its client meets what it would meet without a proxy.

@@ -106,6 +106,16 @@ class OperatorProcess:
         """End it without warning, as a crash would."""
         self._end(signal.SIGKILL)
 
+    def hit(self) -> None:
+        """Kill it and return at once; :meth:`wait_for_the_end` waits until it is gone."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGKILL)
+
+    def wait_for_the_end(self) -> int:
+        """Wait until the process has ended; its exit code, negative for a signal."""
+        assert self._process is not None
+        return self._process.wait(timeout=SECONDS)
+
     def freeze(self) -> None:
         """Have it stand still, as a machine does that is paused."""
         assert self._process is not None
@@ -194,7 +204,10 @@ class Stage:
         try:
             yield stage
         finally:
-            cluster.kubectl("delete", "nodesockethealth", stage.node, "--ignore-not-found", "--wait=false", check=False)
+            cluster.delete("nodesockethealth", stage.node)
+            # Of any namespace, a policy counts for what is watched on all nodes; its namespace takes a while to go.
+            policies = cluster.get("sockethealthpolicies", "-n", namespace)["items"]
+            cluster.delete("sockethealthpolicy", *(one["metadata"]["name"] for one in policies), namespace=namespace)
 
     def heartbeat(self, interval_seconds: float = 600, at: float | None = None) -> None:
         """What the agent writes once an interval.
@@ -241,8 +254,8 @@ class Stage:
         self.apply(document)
 
     def apply(self, document: Mapping[str, Any]) -> None:
-        """`kubectl apply` of one object, in the namespace where it names none."""
-        self.cluster.kubectl("apply", "-n", self.namespace, "-f", "-", input=json.dumps(document))
+        """Apply one object, in the namespace where it names none."""
+        self.cluster.apply(document, namespace=self.namespace)
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """One object of the namespace."""

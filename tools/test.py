@@ -1,17 +1,22 @@
 """Runs the whole test suite in lanes, because tests on an API server or a node mostly wait for timers.
 
-One lane is shown as it runs; the others are shown when they are done. All must pass. The last line counts all.
+One lane is shown as it runs; the others are shown when they are done. All must pass. The last line counts all. Reports
+in JUnit's format, with the figures that tests record, and logs stay in dist/test-reports.
 """
 
+import os
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+REPORTS = ROOT / "dist" / "test-reports"
 SHOWN = ("tests/kernel",)
+# Bytecode is kept, whatever the machine's settings: each lane and each program that a test starts would compile anew.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 _OPERATOR = tuple(sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests/api").glob("test_operator_*.py")))
 _IMAGE = "tests/node/test_image.py"
 BESIDE = {
@@ -26,16 +31,16 @@ BESIDE = {
 def main() -> int:
     """The worst exit code of the lanes."""
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="sockethealth-test-") as scratch:
-        folder = Path(scratch)
-        beside = [_Lane(name, arguments, folder) for name, arguments in BESIDE.items()]
-        try:
-            shown = subprocess.run(_pytest(SHOWN, folder / "shown.xml"), cwd=ROOT, check=False)
-            codes = [shown.returncode, *(lane.finish() for lane in beside)]
-        finally:
-            for lane in beside:
-                lane.end()
-        counts = [_counts(folder / "shown.xml"), *(_counts(lane.report) for lane in beside)]
+    shutil.rmtree(REPORTS, ignore_errors=True)
+    REPORTS.mkdir(parents=True)
+    beside = [_Lane(name, arguments) for name, arguments in BESIDE.items()]
+    try:
+        shown = subprocess.run(_pytest(SHOWN, REPORTS / "shown.xml"), cwd=ROOT, check=False, env=_ENVIRONMENT)
+        codes = [shown.returncode, *(lane.finish() for lane in beside)]
+    finally:
+        for lane in beside:
+            lane.end()
+    counts = [_counts(REPORTS / "shown.xml"), *(_counts(lane.report) for lane in beside)]
     passed, failed, skipped = (sum(column) for column in zip(*counts, strict=True))
     sys.stdout.write(f"all lanes took {time.monotonic() - started:.0f} s\n")
     sys.stdout.write(f"{passed} passed, {failed} failed, {skipped} skipped\n")
@@ -45,11 +50,13 @@ def main() -> int:
 class _Lane:
     """A lane that runs beside, its output in a file until it is done."""
 
-    def __init__(self, name: str, arguments: tuple[str, ...], folder: Path) -> None:
+    def __init__(self, name: str, arguments: tuple[str, ...]) -> None:
         self._name = name
-        self.report = folder / f"{name.replace('/', '-').replace(' ', '-')}.xml"
+        self.report = REPORTS / f"{name.replace('/', '-').replace(' ', '-')}.xml"
         self._log = self.report.with_suffix(".log").open("w+", encoding="utf-8")
-        self._run = subprocess.Popen(_pytest(arguments, self.report), cwd=ROOT, stdout=self._log, stderr=self._log)
+        self._run = subprocess.Popen(
+            _pytest(arguments, self.report), cwd=ROOT, stdout=self._log, stderr=self._log, env=_ENVIRONMENT
+        )
 
     def finish(self) -> int:
         """Wait for it, show what it printed, and return its exit code."""

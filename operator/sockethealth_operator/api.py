@@ -440,7 +440,7 @@ def _error(status: int, text: bytes, headers: Mapping[str, str]) -> ApiError:
     except ValueError:
         answer = {}
     answer = answer if isinstance(answer, dict) else {}
-    said = {"message": text.decode(errors="replace")[:500] or f"HTTP status {status}"} | answer
+    said = {"message": text.decode(errors="replace")[:500].strip() or f"HTTP status {status}"} | answer
     return _refusal(status, said, headers.get("Retry-After") or "")
 
 

@@ -3,13 +3,13 @@
 import asyncio
 import gc
 import logging
-import platform
+import os
 import secrets
+import signal
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, cast
-
-import kopf
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, Final
 
 from sockethealth_operator import handlers, probes
 from sockethealth_operator.api import Api
@@ -19,6 +19,7 @@ from sockethealth_operator.intake import Intake
 from sockethealth_operator.leading import Leadership
 from sockethealth_operator.metrics import Metrics
 from sockethealth_operator.objects import MANY, Key
+from sockethealth_operator.observing import Observing
 from sockethealth_operator.reconcile import Reconciler
 from sockethealth_operator.resync import Resync
 from sockethealth_operator.samples import Standing
@@ -32,8 +33,11 @@ from sockethealth_operator.writer import Writer
 
 _log = logging.getLogger(__name__)
 
-_COLLECT_AFTER: Final = (50_000, 20, 20)
-"""Thresholds of gc.set_threshold: a page of a list is some 75,000 containers, which die by their reference counts."""
+_END_SECONDS: Final = 20.0
+"""Whatever hangs at the end, the process is over by then: before kubelet's 30 s."""
+_COLLECT_AFTER: Final = (5_000, 20, 20)
+"""Thresholds of gc.set_threshold. A page of a list is some 75,000 containers, which die by their reference counts; but
+each probe and each change that kopf takes in leave some sixty in cycles, so 5,000 are up to 1 MB, ten times as many 8."""
 _COLLECT_AFTER_AT_FIRST: Final = (2_000_000, 20, 20)
 """Until everything there is has been seen: nearly all of it stays, and to search it again and again finds nothing."""
 
@@ -60,7 +64,7 @@ async def _run(settings: Settings, api: Api) -> None:
     writer = Writer(api, metrics, settings.instance, clock, leadership.require)
     following = [Watching(api, resource, intake, clock) for resource in MANY]
     resync = Resync(api, intake, world, settings.workload_kinds, following, clock)
-    ready = asyncio.Event()
+    ready, stopping = asyncio.Event(), asyncio.Event()
 
     def works() -> bool:
         return leadership.leading and not queue.closed
@@ -75,6 +79,10 @@ async def _run(settings: Settings, api: Api) -> None:
 
     api.on_return = returned
     _quieten_kopf(clock)
+
+    take_signals = partial(_take_signals, stopping)
+    registry = handlers.registry(intake, api)
+    observing = Observing(registry, resync.definitions, intake.listed_again.set, take_signals, clock)
 
     async def begin() -> None:
         await resync.first()
@@ -95,36 +103,42 @@ async def _run(settings: Settings, api: Api) -> None:
         await ready.wait()
         await part()
 
+    async def follow() -> None:
+        await resync.definitions()
+        async with asyncio.TaskGroup() as group:
+            for watching in following:
+                group.create_task(watching.run())
+            group.create_task(observing.run())
+            group.create_task(begin())
+
+    _take_signals(stopping)
     async with asyncio.TaskGroup() as group:
         background = [
             group.create_task(
                 probes.serve(settings.health_address, settings.metrics_address, ready.is_set, metrics.registry)
             ),
             group.create_task(resync.watch_connection()),
+            group.create_task(follow()),
+            group.create_task(once_ready(lambda: resync.run(settings.resync_seconds))),
         ]
-        await resync.definitions()
-        # All are started before kopf, which at its end waits for tasks younger than itself.
-        background += [group.create_task(watching.run()) for watching in following]
-        background.append(group.create_task(begin()))
-        background.append(group.create_task(once_ready(lambda: resync.run(settings.resync_seconds))))
         # Only then: who takes the Lease from another must be able to do its work.
         leading = group.create_task(once_ready(lambda: leadership.run(work)))
-        background.append(leading)
+        await stopping.wait()
+        await _end(leading, background)
 
-        async def end() -> None:
-            leading.cancel()
-            await asyncio.wait({leading})
 
-        await kopf.operator(
-            # kopf would ask for the name of the user, and a container's user need not have one.
-            identity=cast("Any", platform.node()),
-            registry=handlers.registry(intake, api, end),
-            settings=handlers.settings(),
-            standalone=True,
-            clusterwide=True,
-        )
-        for task in background:
-            task.cancel()
+def _take_signals(stopping: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+
+
+async def _end(leading: asyncio.Task[None], background: Iterable[asyncio.Task[None]]) -> None:
+    asyncio.get_running_loop().call_later(_END_SECONDS, os.kill, os.getpid(), signal.SIGKILL)
+    # First of all, so that another replica can have the Lease while the rest ends.
+    leading.cancel()
+    await asyncio.wait({leading})
+    for task in background:
+        task.cancel()
 
 
 async def _work(reconciler: Reconciler, workers: int, queue: WorkQueue[Key], intake: Intake, resync: Resync) -> None:

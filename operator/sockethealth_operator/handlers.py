@@ -6,7 +6,7 @@ annotations and finalizers. Kinds of which there are many are not kopf's: see :m
 
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import kopf
@@ -22,13 +22,12 @@ _CONNECT_SECONDS: Final = 10.0
 _PAGE: Final = 500
 
 
-def registry(intake: Intake, api: Api, end: Callable[[], Awaitable[None]]) -> kopf.OperatorRegistry:
-    """One handler for each kind that kopf watches, the credentials, and what is to be done at the end.
+def registry(intake: Intake, api: Api) -> kopf.OperatorRegistry:
+    """One handler for each kind that kopf watches, and the credentials.
 
     Args:
         intake: takes in what kopf sees.
         api: has the credentials.
-        end: is awaited when kopf stops, before it waits for tasks that were begun after its own.
     """
     handlers = kopf.OperatorRegistry()
     for resource in FEW:
@@ -37,10 +36,6 @@ def registry(intake: Intake, api: Api, end: Callable[[], Awaitable[None]]) -> ko
     @kopf.on.login(registry=handlers)
     async def login(**_: Any) -> kopf.ConnectionInfo:
         return await api.connection()
-
-    @kopf.on.cleanup(registry=handlers)
-    async def cleanup(**_: Any) -> None:
-        await end()
 
     return handlers
 
@@ -62,7 +57,8 @@ def settings() -> kopf.OperatorSettings:
     chosen.networking.enforce_retry_after = True
     # A worker for each object that changes stays for so long: after a start that is all of them.
     chosen.queueing.idle_timeout = 1.0
-    chosen.process.ultimate_exiting_timeout = 20.0
+    # kopf would kill the process some time after it has ended, and it is begun anew: see :mod:`observing`.
+    chosen.process.ultimate_exiting_timeout = None
     return chosen
 
 
@@ -79,10 +75,11 @@ class QuietKopf(logging.Filter):
     """Lets one line an hour through for each request that kopf fails with.
 
     That the API server is away is said by :class:`~sockethealth_operator.api.Api`, once; kopf says it for each
-    watch and each attempt.
+    watch and each attempt. That a part of kopf has failed is said by :mod:`observing`, once for all of them.
     """
 
     _request: Final = re.compile(r"Request attempt #\d+(?:/\d+)? failed; .*?: (\w+ [^ ?]+)\S* -> (\w+)")
+    _failed: Final = re.compile(r".+ has failed: ")
     _away: Final = ("ClientConnectorError", "ClientOSError", "ServerDisconnectedError", "TimeoutError")
 
     def __init__(self, once: Once) -> None:
@@ -93,6 +90,8 @@ class QuietKopf(logging.Filter):
         """Whether a record is shown."""
         if not record.name.startswith("kopf"):
             return True
+        if self._failed.match(record.getMessage()):
+            return False
         match = self._request.search(record.getMessage())
         if match is None:
             return True

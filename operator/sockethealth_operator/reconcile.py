@@ -16,6 +16,7 @@ within the first quarter of an hour can repeat its Event if the pod that had it 
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -98,12 +99,19 @@ class Reconciler:
             except ApiError as error:
                 self._metrics.errors.labels(key.kind).inc()
                 pause = self._queue.failed(key, error.retry_after_seconds)
-                if self._api.present.is_set():
-                    _log.warning("%s is tried again in %.0f s: %s", _name(key), pause, error)
-            except Exception:  # noqa: BLE001 (one object must not stop all others; it is logged and counted)
+                if self._api.present.is_set() and self._once.first(key.kind, error.status, error.reason):
+                    _log.warning(
+                        "%s is tried again in %.1f s: %s. Of others that fail so nothing is said for an hour, but they "
+                        "are counted: sockethealth_operator_handler_errors_total.",
+                        _name(key),
+                        pause,
+                        error,
+                    )
+            except Exception as error:  # noqa: BLE001 (one object must not stop all others; it is logged and counted)
                 self._metrics.errors.labels(key.kind).inc()
                 pause = self._queue.failed(key)
-                _log.exception("%s is tried again in %.0f s: this is a fault of the operator.", _name(key), pause)
+                if self._once.first(key.kind, *_place(error)):
+                    _log.exception("%s is tried again in %.1f s: this is a fault of the operator.", _name(key), pause)
             else:
                 self._queue.done(key)
 
@@ -377,6 +385,11 @@ def _says_little(before: Judgement, after: Judgement) -> bool:
 
 def _young(cause: Finding | Entry, now: float) -> bool:
     return now - parse_time(cause.since) < events.ENSURE_SECONDS
+
+
+def _place(error: BaseException) -> tuple[str, str, int]:
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    return type(error).__name__, frame.f_code.co_filename, line
 
 
 def _name(key: Key) -> str:

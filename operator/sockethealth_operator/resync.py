@@ -191,6 +191,11 @@ class Resync:
             except NotFoundError:
                 # The list took so long that its pages have expired (410).
                 await asyncio.sleep(_RETRY_SECONDS)
+            except ApiError as error:
+                # An API server that has just come up refuses some lists for seconds (429).
+                if self._api.present.is_set() and self._once.first("list", error.status):
+                    _log.warning("%s cannot be listed, and will be asked for again: %s", resource, error)
+                await asyncio.sleep(max(_RETRY_SECONDS, error.retry_after_seconds))
 
 
 async def annotated_objects(api: Api, resource: ResourceType) -> AsyncIterator[dict[str, Any]]:

@@ -43,7 +43,7 @@ class WorkQueue(Generic[K]):
         self._due: dict[K, float] = {}
         self._heap: list[tuple[float, int, K]] = []
         self._order = itertools.count()
-        self._failures: dict[K, int] = {}
+        self._failures: dict[K, tuple[int, float]] = {}
         self._wake_worker = asyncio.Event()
         self._wake_timer = asyncio.Event()
         self._closed = False
@@ -118,12 +118,15 @@ class WorkQueue(Generic[K]):
         return key
 
     def done(self, key: K) -> None:
-        """Work on a key has ended well."""
-        self._failures.pop(key, None)
+        """Work on a key has ended well, or was deferred, which says nothing of whether it would have."""
+        if key not in self._later:
+            self._failures.pop(key, None)
         self._leave(key)
 
     def failed(self, key: K, at_least_seconds: float = 0.0) -> float:
         """Work on a key has failed: it comes back after a pause that doubles each time.
+
+        A change of the object is looked at before the pause is over; when that fails too, the pause stays as it was.
 
         Args:
             key: what was worked on.
@@ -132,9 +135,14 @@ class WorkQueue(Generic[K]):
         Returns:
             The pause in seconds.
         """
-        count = self._failures.get(key, 0)
-        self._failures[key] = count + 1
-        pause = max(min(_FIRST_RETRY_SECONDS * 2.0 ** min(count, 30), _LAST_RETRY_SECONDS), at_least_seconds)
+        now = self._clock()
+        count, until = self._failures.get(key, (0, now))
+        pause = until - now
+        if pause <= 0:
+            pause = min(_FIRST_RETRY_SECONDS * 2.0 ** min(count, 30), _LAST_RETRY_SECONDS)
+            count += 1
+        pause = max(pause, at_least_seconds)
+        self._failures[key] = count, now + pause
         self._leave(key)
         self.add_after(key, pause)
         return pause

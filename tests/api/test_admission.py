@@ -6,6 +6,7 @@ import json
 import pytest
 import yaml
 
+from harness.errors import HarnessError
 from sockethealth_core.crd import KINDS
 from sockethealth_core.default_policy import DEFAULT_POLICY
 from sockethealth_core.names import API_VERSION
@@ -45,11 +46,12 @@ def profile(*sysctls, **spec):
 def dry_run(control_plane, crds):
     """Ask the API server what it would do with an object: (accepted, what it answers)."""
 
-    def ask(document, *flags):
-        answer = control_plane.kubectl(
-            "create", "--dry-run=server", "-o", "json", *flags, "-f", "-", input=json.dumps(document), check=False
-        )
-        return answer.returncode == 0, answer.stdout if answer.returncode == 0 else answer.stderr
+    def ask(document):
+        try:
+            (made,) = control_plane.add(document, dry_run=True)
+        except HarnessError as error:
+            return False, str(error)
+        return True, json.dumps(made)
 
     return ask
 
@@ -194,9 +196,9 @@ def test_a_sockethealth_is_listed_by_short_name_category_and_node(control_plane,
         "metadata": {"name": "web-1", "namespace": namespace},
         "spec": {"nodeName": "node-x", "podUID": "u"},
     }
-    control_plane.kubectl("apply", "--server-side", "-f", "-", input=json.dumps(document))
+    control_plane.apply(document)
     document |= {"status": {"health": "Warning", "sockets": {"closeWait": 200, "established": 3, "timeWait": 7}}}
-    control_plane.kubectl("apply", "--server-side", "--subresource=status", "-f", "-", input=json.dumps(document))
+    control_plane.apply(document, subresource="status")
     header, row = control_plane.kubectl("get", "sh", "-n", namespace).stdout.splitlines()
     assert header.split() == ["NAME", "HEALTH", "ESTAB", "TIME-WAIT", "CLOSE-WAIT", "PORTS", "FINDING", "AGE"]
     assert row.split()[:5] == ["web-1", "Warning", "3", "7", "200"]

@@ -172,7 +172,7 @@ def _install(cluster: Any, namespace: str, name: str, *, guarded: bool) -> list[
     rendered = cluster.helm("template", name, str(CHART), *where, "--set", values).stdout
     objects = [one for one in yaml.safe_load_all(rendered) if one]
     kept = [one for one in objects if one["kind"] in (*NAMESPACED_KINDS, *CLUSTER_KINDS)]
-    cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(kept))
+    cluster.apply(*kept)
     return kept
 
 
@@ -184,7 +184,7 @@ def _release(cluster: Any, caller: Any, namespace: str, name: str, node: str) ->
         "metadata": {"name": account, "namespace": namespace},
         "spec": {"serviceAccountName": account, "nodeName": node, "containers": POD_SPEC["containers"]},
     }
-    cluster.kubectl("create", "-f", "-", input=json.dumps(pod))
+    cluster.add(pod)
     bound = ("--bound-object-kind=Pod", f"--bound-object-name={account}")
     return Release(
         name,
@@ -207,7 +207,7 @@ def installation(control_plane, crds):
         return Caller(pool, control_plane.server, token)
 
     installed = []
-    control_plane.kubectl("create", "namespace", namespace)
+    control_plane.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     try:
         control_plane.kubectl(
             *("wait", "--for=create", "serviceaccount/default", "-n", namespace, "--timeout=60s"), timeout=90
@@ -215,7 +215,7 @@ def installation(control_plane, crds):
         # No pod of another test is to be placed there.
         cordoned = {"apiVersion": "v1", "kind": "Node", "spec": {"unschedulable": True}}
         for node in (mine, other):
-            control_plane.kubectl("create", "-f", "-", input=json.dumps({**cordoned, "metadata": {"name": node}}))
+            control_plane.add({**cordoned, "metadata": {"name": node}})
         releases = {}
         for guarded in (True, False):
             name = f"{'guarded' if guarded else 'plain'}-{mark}"
@@ -229,11 +229,10 @@ def installation(control_plane, crds):
     finally:
         cluster_wide = [one for one in installed if one["kind"] in CLUSTER_KINDS]
         if cluster_wide:
-            control_plane.kubectl(
-                "delete", "--wait=false", "-f", "-", input=yaml.safe_dump_all(cluster_wide), check=False
-            )
+            for one in cluster_wide:
+                control_plane.delete(f"{one['apiVersion']}/{one['kind']}", one["metadata"]["name"])
         for what in (("node", mine, other), ("nodesockethealth", mine, other), ("namespace", namespace)):
-            control_plane.kubectl("delete", *what, "--ignore-not-found", "--wait=false", check=False)
+            control_plane.delete(*what)
         pool.clear()
 
 
@@ -244,7 +243,7 @@ def _create_workloads(cluster: Any, lab: Lab) -> None:
         for version, kind, spec in WORKLOADS.values()
     ]
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"key": "value"}}
-    cluster.kubectl("create", "-f", "-", input=yaml.safe_dump_all([*workloads, config]))
+    cluster.add(*workloads, config)
 
 
 @pytest.fixture
@@ -706,7 +705,7 @@ def test_a_kind_granted_beside_the_release_is_bound_too(control_plane, lab):
         "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "patch"]}],
     }
     path, attack = lab.workload("configmaps"), {"data": {"key": "evil"}}
-    control_plane.kubectl("create", "-f", "-", input=json.dumps(grant))
+    control_plane.add(grant)
     try:
         for release in (lab.unguarded, lab.guarded):
             until(
@@ -721,7 +720,7 @@ def test_a_kind_granted_beside_the_release_is_bound_too(control_plane, lab):
         ours = {"metadata": {"annotations": dict.fromkeys(WORKLOAD_ANNOTATIONS, "x")}}
         assert lab.guarded.operator.ask("PATCH", path, ours).accepted
     finally:
-        control_plane.kubectl("delete", "clusterrole", grant["metadata"]["name"], check=False)
+        control_plane.delete("clusterrole", grant["metadata"]["name"], wait=True)
 
 
 def test_people_are_not_bound(lab):

@@ -24,9 +24,9 @@ MOST_RESIDENT_KIB = 60 * 1024
 def node(control_plane, crds):
     name = f"process-{secrets.token_hex(3)}"
     manifest = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
-    control_plane.kubectl("create", "-f", "-", input=json.dumps(manifest))
+    control_plane.add(manifest)
     yield name
-    control_plane.kubectl("delete", "node", name, "--wait=false", check=False)
+    control_plane.delete("node", name)
 
 
 @pytest.fixture

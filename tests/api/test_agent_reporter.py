@@ -5,7 +5,6 @@ import secrets
 import time
 
 import pytest
-import yaml
 from msgspec.structs import replace
 
 from agent_builders import facts, pod, submission
@@ -64,9 +63,9 @@ def node(control_plane):
         "kind": "Node",
         "metadata": {"name": name, "labels": {"pool": "blue"}},
     }
-    control_plane.kubectl("create", "-f", "-", input=json.dumps(manifest))
+    control_plane.add(manifest)
     yield name
-    control_plane.kubectl("delete", "node", name, "--wait=false", check=False)
+    control_plane.delete("node", name)
 
 
 @pytest.fixture
@@ -85,7 +84,7 @@ def api(control_plane, crds, namespace):
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": namespace},
         "subjects": [{"kind": "ServiceAccount", "name": "agent", "namespace": namespace}],
     }
-    control_plane.kubectl("apply", "-f", "-", input=yaml.safe_dump_all([account, role, binding]))
+    control_plane.apply(account, role, binding)
     endpoint = Endpoint(
         url=control_plane.server,
         ca_file=str(control_plane.ca_file),
@@ -94,7 +93,8 @@ def api(control_plane, crds, namespace):
     made = KubeApi(endpoint)
     yield made
     made.close()
-    control_plane.kubectl("delete", "clusterrole,clusterrolebinding", namespace, check=False)
+    for kind in ("clusterrole", "clusterrolebinding"):
+        control_plane.delete(kind, namespace)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def create_pod(control_plane, namespace, node):
                 "containers": [{"name": "main", "image": "none"}],
             },
         }
-        control_plane.kubectl("create", "-f", "-", input=json.dumps(manifest))
+        control_plane.add(manifest)
         return look(name)
 
     def look(name="web-0"):
@@ -286,9 +286,8 @@ def test_a_replaced_pod_is_seen_though_its_old_object_was_not_collected(reporter
 def test_the_object_of_a_completed_pod_goes(reporter, create_pod, held, control_plane, namespace):
     web = create_pod()
     report(reporter, (web, facts(established=5)))
-    control_plane.kubectl(
-        "patch", "pod", "web-0", "-n", namespace, "--subresource=status", "-p", '{"status":{"phase":"Succeeded"}}'
-    )
+    ended = {"status": {"phase": "Succeeded"}}
+    control_plane.merge("pod", "web-0", ended, namespace=namespace, subresource="status")
     report(reporter, known=[create_pod.look()])
     assert held() is None
 
@@ -296,7 +295,8 @@ def test_the_object_of_a_completed_pod_goes(reporter, create_pod, held, control_
 def test_labels_of_the_pod_are_followed_removed_ones_too(reporter, create_pod, held, control_plane, namespace):
     web = create_pod(labels={"app": "web", "tier": "front"})
     report(reporter, (web, facts(established=5)))
-    control_plane.kubectl("label", "pod", "web-0", "-n", namespace, "tier-", "app=api", "--overwrite")
+    labels = {"metadata": {"labels": {"tier": None, "app": "api"}}}
+    control_plane.merge("pod", "web-0", labels, namespace=namespace)
     report(reporter, (create_pod.look(), facts(established=5)))
     assert held()["metadata"]["labels"] == {"app": "api"}
     assert held()["status"]["sockets"]["established"] == 5
@@ -305,7 +305,7 @@ def test_labels_of_the_pod_are_followed_removed_ones_too(reporter, create_pod, h
 def test_an_object_that_someone_deleted_comes_back(reporter, create_pod, held, control_plane, namespace, clock):
     web = create_pod()
     report(reporter, (web, facts(established=5)))
-    control_plane.kubectl("delete", "sockethealths.sockethealth.io", "web-0", "-n", namespace)
+    control_plane.delete("sockethealths.sockethealth.io", "web-0", namespace=namespace, wait=True)
     clock.ahead += 2 * RELIST_SECONDS
     report(reporter, (web, facts(established=5)), at=clock())
     assert held()["status"]["sockets"]["established"] == 5
@@ -314,7 +314,7 @@ def test_an_object_that_someone_deleted_comes_back(reporter, create_pod, held, c
 def test_a_write_to_an_object_that_someone_deleted_makes_it_anew(reporter, create_pod, held, control_plane, namespace):
     web = create_pod()
     report(reporter, (web, facts(established=5)))
-    control_plane.kubectl("delete", "sockethealths.sockethealth.io", "web-0", "-n", namespace)
+    control_plane.delete("sockethealths.sockethealth.io", "web-0", namespace=namespace, wait=True)
     report(reporter, (web, facts(established=500)))
     assert held()["status"]["sockets"]["established"] == 500
 

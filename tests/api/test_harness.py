@@ -14,6 +14,7 @@ from kubernetes import client
 from harness import processes, sweep
 from harness.cluster import OwnCluster
 from harness.errors import HarnessError
+from harness.reading import NotThereError
 from harness.state import ClusterDir, clusters_lock, state_root
 from harness.waiting import until
 
@@ -30,6 +31,39 @@ def test_kubectl_and_the_python_client_see_the_same_cluster(control_plane, names
 def test_a_failing_kubectl_raises_what_the_server_said(control_plane):
     with pytest.raises(HarnessError, match='namespaces "no-such" not found'):
         control_plane.kubectl("get", "namespace", "no-such")
+
+
+def config_map(**data):
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "written"}, "data": data}
+
+
+def test_objects_are_written_without_kubectl(control_plane, namespace):
+    def data():
+        return control_plane.get("configmap", "written", "-n", namespace)["data"]
+
+    (trial,) = control_plane.add(config_map(a="1"), namespace=namespace, dry_run=True)
+    assert trial["data"] == {"a": "1"}
+    with pytest.raises(NotThereError, match='configmaps "written" not found'):
+        data()
+    control_plane.add(config_map(a="1"), namespace=namespace)
+    with pytest.raises(HarnessError, match="already exists"):
+        control_plane.add(config_map(a="1"), namespace=namespace)
+    control_plane.apply(config_map(a="2", b="3"), namespace=namespace)
+    control_plane.merge("ConfigMap", "written", {"data": {"c": "4"}}, namespace=namespace)
+    assert data() == {"a": "2", "b": "3", "c": "4"}
+    control_plane.apply(config_map(a="2"), namespace=namespace)
+    assert data() == {"a": "2", "c": "4"}, "what was applied once, and is not again, goes"
+    for write in (control_plane.add, control_plane.apply):
+        with pytest.raises(HarnessError, match=r'unknown field "dat"|field not declared in schema'):
+            write({**config_map(), "metadata": {"name": "other"}, "dat": {}}, namespace=namespace)
+    finalizers = {"metadata": {"finalizers": ["example.com/wait"]}}
+    control_plane.merge("configmap", "written", finalizers, namespace=namespace)
+    control_plane.delete("configmap", "written", "never-there", namespace=namespace)
+    assert data() == {"a": "2", "c": "4"}, "it is not waited for"
+    control_plane.merge("configmap", "written", {"metadata": {"finalizers": None}}, namespace=namespace)
+    control_plane.delete("configmap", "written", namespace=namespace, wait=True)
+    with pytest.raises(NotThereError):
+        data()
 
 
 def test_a_service_account_token_has_only_that_accounts_rights(control_plane, namespace):

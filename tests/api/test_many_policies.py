@@ -77,11 +77,11 @@ class Tenant:
 @pytest.fixture
 def tenant(control_plane, namespace):
     name = f"{namespace}-evil"
-    control_plane.kubectl("create", "namespace", name)
+    control_plane.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     made = Tenant(control_plane, name)
     yield made
     made.close()
-    control_plane.kubectl("delete", "namespace", name, "--wait=false", check=False)
+    control_plane.delete("namespace", name)
 
 
 def seconds_to_a_finding(stage, pod, operator):

@@ -62,7 +62,7 @@ def test_a_status_is_applied_beside_the_agents_facts(stage, ask):
 @pytest.mark.parametrize("subresource", ["", "status"])
 def test_what_was_deleted_is_not_brought_back_by_a_late_write(stage, ask, subresource):
     ref = reference(stage, OURS["NodeSocketHealth"], stage.node)
-    stage.cluster.kubectl("delete", "nodesockethealth", stage.node)
+    stage.cluster.delete("nodesockethealth", stage.node, wait=True)
     with pytest.raises((ConflictError, NotFoundError)):
         ask(lambda api: api.apply(OURS["NodeSocketHealth"], ref, {"spec": {"watchpoints": []}}, subresource))
     gone = stage.cluster.kubectl("get", "nodesockethealth", stage.node, check=False)
@@ -110,8 +110,9 @@ def test_lists_of_metadata_hold_every_page(stage, ask, monkeypatch):
 def test_only_objects_with_our_annotations_are_found(stage, ask):
     stage.deployment("ours", replicas=0)
     stage.deployment("theirs", replicas=0)
-    stage.cluster.kubectl("annotate", "deployment", "ours", "-n", stage.namespace, "sockethealth.io/since=x")
-    stage.cluster.kubectl("annotate", "deployment", "theirs", "-n", stage.namespace, "team=x")
+    for name, annotation in (("ours", "sockethealth.io/since"), ("theirs", "team")):
+        changed = {"metadata": {"annotations": {annotation: "x"}}}
+        stage.cluster.merge("deployment", name, changed, namespace=stage.namespace)
 
     async def found(api):
         found = [raw["metadata"] async for raw in annotated_objects(api, DEPLOYMENT)]

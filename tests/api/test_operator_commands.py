@@ -60,7 +60,8 @@ def test_cleanup_removes_every_annotation_and_says_how_many(stage, control_plane
         stage.report(pod, close_wait=200)
         stage.wait(lambda: stage.entries("deployment", "web") != [], "the annotation", operator)
         stage.wait(lambda: stage.entries("pod", pod) != [], "the pod's annotation", operator)
-    stage.cluster.kubectl("annotate", "deployment", "web", "-n", stage.namespace, "team=shop")
+    team = {"metadata": {"annotations": {"team": "shop"}}}
+    stage.cluster.merge("deployment", "web", team, namespace=stage.namespace)
     done = run_command(control_plane, "cleanup", "--timeout=30s")
     assert (done.returncode, done.stderr) == (0, "")
     count = re.fullmatch(r"Annotations removed from (\d+) objects\.\n", done.stdout)

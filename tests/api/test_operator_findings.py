@@ -1,12 +1,12 @@
 """Findings of a running operator: raised, told of, cleared, on workloads of every kind."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from harness.reading import NotThereError
 from operator_lab import Stage, pod_template, running_operator
 
 pytestmark = pytest.mark.api
@@ -132,7 +132,7 @@ def pod_of_daemonset(stage):
     spec = {"selector": {"matchLabels": {"app": "work"}}, "template": template}
     stage.apply({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": {"name": "work"}, "spec": spec})
     yield stage.pods_of("work")[0]
-    stage.cluster.kubectl("delete", "node", stage.node, "--wait=false")
+    stage.cluster.delete("node", stage.node)
 
 
 @pytest.fixture
@@ -147,8 +147,11 @@ def pod_of_widget(stage):
 
 
 def _accepted(stage, document):
-    done = stage.cluster.kubectl("apply", "-n", stage.namespace, "-f", "-", input=json.dumps(document), check=False)
-    return done.returncode == 0
+    try:
+        stage.apply(document)
+    except NotThereError:
+        return False
+    return True
 
 
 def widget_definition():
@@ -203,7 +206,7 @@ def test_a_finding_goes_with_its_policy(stage, operator):
     stage.policy()
     stage.report(pod, close_wait=200)
     stage.wait(lambda: stage.entries("deployment", "web") != [], "the annotation", operator)
-    stage.cluster.kubectl("delete", "sockethealthpolicy", "stage", "-n", stage.namespace)
+    stage.cluster.delete("sockethealthpolicy", "stage", namespace=stage.namespace, wait=True)
     stage.wait(lambda: stage.events("Deployment", "web", "CloseWaitLeakCleared") != [], "the end of it", operator)
     stage.wait(lambda: stage.annotations("deployment", "web") == {}, "the annotations to go", operator)
     assert stage.finding_types(pod) == []
@@ -227,7 +230,7 @@ def test_the_annotation_goes_when_the_last_pod_with_the_finding_is_deleted(stage
     stage.policy()
     stage.report(pod, close_wait=200)
     stage.wait(lambda: stage.entries("deployment", "web") != [], "the annotation", operator)
-    stage.cluster.kubectl("delete", "sockethealth", pod, "-n", stage.namespace)
+    stage.cluster.delete("sockethealth", pod, namespace=stage.namespace, wait=True)
     stage.wait(lambda: stage.annotations("deployment", "web") == {}, "the annotations to go", operator)
 
 
@@ -279,7 +282,7 @@ def test_a_missing_profile_is_named_until_it_is_there(stage, operator):
         }
     )
     stage.wait(lambda: conditions(stage)["ProfileResolved"]["status"] == "True", "the profile to be seen", operator)
-    stage.cluster.kubectl("delete", "sysctlprofile", profile)
+    stage.cluster.delete("sysctlprofile", profile, wait=True)
     stage.wait(lambda: conditions(stage)["ProfileResolved"]["status"] == "False", "its absence to be seen", operator)
 
 
@@ -304,7 +307,7 @@ def test_agents_are_told_which_values_matter(stage, operator):
         return [p["values"] for p in points if p.get("parameters") == {"minAge": "90s"}]
 
     stage.wait(lambda: values() == [[33, 77]], "the watchpoints", operator)
-    stage.cluster.kubectl("delete", "sockethealthpolicy", "stage", "-n", stage.namespace)
+    stage.cluster.delete("sockethealthpolicy", "stage", namespace=stage.namespace, wait=True)
     stage.wait(lambda: values() == [], "the watchpoints to go", operator)
 
 
@@ -338,10 +341,10 @@ def test_a_cluster_policy_selects_by_namespace(stage, operator):
     try:
         stage.report(pod, close_wait=200)
         stage.wait(lambda: stage.status(pod).get("health") == "Healthy", "a first judgement", operator)
-        stage.cluster.kubectl("label", "namespace", stage.namespace, f"team={stage.namespace}")
+        stage.cluster.merge("namespace", stage.namespace, {"metadata": {"labels": {"team": stage.namespace}}})
         stage.wait(lambda: stage.finding_types(pod) == [("CloseWaitLeak", "Warning")], "the finding", operator)
     finally:
-        stage.cluster.kubectl("delete", "clustersockethealthpolicy", name)
+        stage.cluster.delete("clustersockethealthpolicy", name, wait=True)
 
 
 def test_a_healthy_cluster_is_quiet(stage, operator):

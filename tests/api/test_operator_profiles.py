@@ -250,10 +250,10 @@ class Profile:
                 **spec,
             },
         }
-        self._fleet.cluster.kubectl("apply", "-f", "-", input=json.dumps(document))
+        self._fleet.cluster.apply(document)
 
     def delete(self) -> None:
-        self._fleet.cluster.kubectl("delete", "sysctlprofile", self.name, "--ignore-not-found")
+        self._fleet.cluster.delete("sysctlprofile", self.name, wait=True)
 
     @property
     def status(self) -> dict[str, Any]:
@@ -344,7 +344,7 @@ def test_a_failing_node_stops_it_within_its_batch_and_once_mended_it_completes(f
     wide.wait(lambda: fleet.spec_of(broken.name, wide.name) is None, "the broken node to be asked no more")
 
     broken.kernel.refuses = False
-    fleet.cluster.kubectl("annotate", "sysctlprofile", wide.name, f"{ANNOTATION_RETRY}=mended")
+    fleet.cluster.merge("sysctlprofile", wide.name, {"metadata": {"annotations": {ANNOTATION_RETRY: "mended"}}})
     wide.wait_phase("Complete")
     assert fleet.values(FIN_TIMEOUT) == ["30"] * NODES
     assert wide.condition("Degraded").get("status", "") == "False"
@@ -446,10 +446,10 @@ def activating(fleet, namespace):
                 "actions": {"sysctlProfile": profile},
             },
         }
-        fleet.cluster.kubectl("apply", "-f", "-", input=json.dumps(document))
+        fleet.cluster.apply(document)
 
     yield make
-    fleet.cluster.kubectl("delete", "clustersockethealthpolicy", namespace, "--ignore-not-found")
+    fleet.cluster.delete("clustersockethealthpolicy", namespace, wait=True)
 
 
 def test_on_finding_it_comes_with_the_finding_and_goes_a_while_after_it(fleet, operator, profile, stage, activating):
@@ -494,12 +494,12 @@ def test_pods_and_namespaces_of_a_profile_for_pods_are_named_in_the_specs(fleet,
         return (fleet.spec_of(stage.node, plain.name) or {}).get("namespaces")
 
     plain.wait(lambda: namespaces() == [], "no namespace at first")
-    fleet.cluster.kubectl("label", "namespace", stage.namespace, f"team={stage.namespace}")
+    fleet.cluster.merge("namespace", stage.namespace, {"metadata": {"labels": {"team": stage.namespace}}})
     plain.wait(lambda: namespaces() == [stage.namespace], "the namespace once it has the label")
     stage.report(second, close_wait=200)
     wide.wait(lambda: named() == [first, second], "the second pod too")
     for pod in (first, second):
-        fleet.cluster.kubectl("delete", "sockethealth", pod, "-n", stage.namespace)
+        fleet.cluster.delete("sockethealth", pod, namespace=stage.namespace, wait=True)
     plain.wait(lambda: namespaces() == [], "no namespace without pods")
     wide.wait(lambda: fleet.spec_of(stage.node, wide.name) is None, "nothing without pods")
 

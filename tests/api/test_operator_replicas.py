@@ -119,7 +119,7 @@ def replicas(stage, tmp_path):
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
         "subjects": [{"kind": "Group", "name": f"system:serviceaccounts:{stage.namespace}"}],
     }
-    stage.cluster.kubectl("create", "-f", "-", input=yaml.safe_dump_all([*accounts, binding]))
+    stage.cluster.add(*accounts, binding)
     made = [Replica(stage, name, tmp_path) for name in "ab"]
     try:
         made[0].process.start()
@@ -130,7 +130,7 @@ def replicas(stage, tmp_path):
     finally:
         for replica in made:
             replica.process.stop()
-        stage.cluster.kubectl("delete", "clusterrolebinding", stage.namespace, "--wait=false", check=False)
+        stage.cluster.delete("clusterrolebinding", stage.namespace)
 
 
 def read(stage, path):
@@ -306,7 +306,7 @@ class Played:
 
     def tear_down(self):
         for kind, *names in (("sysctlprofile", self.profile), ("nodesockethealth", *self.names), ("node", *self.names)):
-            self.stage.cluster.kubectl("delete", kind, *names, "--ignore-not-found", "--wait=false", check=False)
+            self.stage.cluster.delete(kind, *names)
 
     def asked(self):
         """Nodes that are asked to have it, in order, and the revision."""

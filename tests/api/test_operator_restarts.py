@@ -1,6 +1,5 @@
 """What an operator that is killed, or left alone by the API server, must not lose and not say twice."""
 
-import json
 import time
 
 import pytest
@@ -36,16 +35,7 @@ def write_status_as_operator(stage, pod, status):
         "metadata": {"name": pod, "namespace": stage.namespace},
         "status": status,
     }
-    stage.cluster.kubectl(
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        f"--field-manager={OPERATOR_FIELD_MANAGER}",
-        "--subresource=status",
-        "-f",
-        "-",
-        input=json.dumps(document),
-    )
+    stage.cluster.apply(document, manager=OPERATOR_FIELD_MANAGER, subresource="status")
 
 
 def raised_status(since, state="Active", state_since=None):
@@ -157,8 +147,7 @@ def test_killed_while_clearing_it_is_cleared_once(stage, operator):
     since = parse_time(active["findings"][0]["since"])
     status = raised_status(since, "Clearing", state_since=since + 1) | {"findings": active["findings"]}
     write_status_as_operator(stage, pod, status)
-    pairs = [f"{name}={text}" for name, text in annotations.items()]
-    stage.cluster.kubectl("annotate", "deployment", "web", "-n", stage.namespace, *pairs)
+    stage.cluster.merge("deployment", "web", {"metadata": {"annotations": annotations}}, namespace=stage.namespace)
     operator.start()
     stage.wait(lambda: stage.finding_types(pod) == [], "the finding to go", operator)
     stage.wait(lambda: stage.annotations("deployment", "web") == {}, "the annotations to go", operator)
@@ -172,7 +161,7 @@ def test_an_annotation_that_outlived_its_finding_is_removed_at_the_start(stage, 
     stage.report(pod, close_wait=200)
     stage.wait(lambda: stage.entries("deployment", "web") != [], "the annotation", operator)
     operator.kill()
-    stage.cluster.kubectl("delete", "sockethealth", pod, "-n", stage.namespace)
+    stage.cluster.delete("sockethealth", pod, namespace=stage.namespace, wait=True)
     operator.start()
     stage.wait(lambda: stage.annotations("deployment", "web") == {}, "the annotations to go", operator)
 
@@ -183,7 +172,7 @@ def test_a_policy_deleted_while_the_operator_is_down_takes_its_findings_with_it(
     stage.report(pod, close_wait=200)
     stage.wait(lambda: stage.entries("deployment", "web") != [], "the annotation", operator)
     operator.kill()
-    stage.cluster.kubectl("delete", "sockethealthpolicy", "stage", "-n", stage.namespace)
+    stage.cluster.delete("sockethealthpolicy", "stage", namespace=stage.namespace, wait=True)
     operator.start()
     stage.wait(lambda: stage.finding_types(pod) == [], "the finding to go", operator)
     stage.wait(lambda: stage.annotations("deployment", "web") == {}, "the annotations to go", operator)
@@ -234,7 +223,7 @@ def test_an_api_server_that_is_away_is_waited_for_and_nothing_is_lost(stage, ope
     finally:
         control_plane.start_apiserver()
     # At once, while the operator's watches are still down: it hears of it from its own comparison only.
-    stage.cluster.kubectl("delete", "sockethealth", other, "-n", stage.namespace)
+    stage.cluster.delete("sockethealth", other, namespace=stage.namespace, wait=True)
     stage.wait(lambda: len(stage.events("Deployment", "web", "CloseWaitLeak")) == 1, "the finding", operator)
     stage.wait(lambda: stage.annotations("deployment", "other") == {}, "the other's annotation to go", operator)
     assert len(stage.events("Pod", pod, "CloseWaitLeak")) == 1

@@ -73,13 +73,8 @@ def manifest(name, namespace):
     }
 
 
-async def kubectl(cluster, *arguments, **options):
-    return await asyncio.to_thread(cluster.kubectl, *arguments, **options)
-
-
 async def create(cluster, namespace, *names):
-    documents = {"apiVersion": "v1", "kind": "List", "items": [manifest(name, namespace) for name in names]}
-    await kubectl(cluster, "apply", "-f", "-", input=json.dumps(documents))
+    await asyncio.to_thread(cluster.apply, *(manifest(name, namespace) for name in names))
 
 
 def delete_from_etcd(cluster, namespace, name):
@@ -111,7 +106,7 @@ def test_changes_arrive_and_bookmarks_carry_the_version_on(control_plane, crds, 
         async with following(control_plane) as followed:
             await create(control_plane, namespace, "first", "second")
             await followed.until(lambda: {first, second} <= followed.world.tracked.keys(), "both are known")
-            await kubectl(control_plane, "delete", "sockethealth", "first", "-n", namespace)
+            await asyncio.to_thread(control_plane.delete, "sockethealth", "first", namespace=namespace)
             await followed.until(lambda: first not in followed.world.tracked, "the deleted one is forgotten")
             assert followed.world.tracked[second].regarding.uid == "uid-of-second"
 

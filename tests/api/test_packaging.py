@@ -180,7 +180,7 @@ def test_the_account_of_helm_test_may_ask_whether_a_profile_is_good_and_make_non
 
     def refused():
         done = create("--validate=false")
-        control_plane.kubectl("delete", "sysctlprofile", tester[0], "--ignore-not-found")
+        control_plane.delete("sysctlprofile", tester[0], wait=True)
         return "may ask for dry runs only" in done.stderr
 
     until(refused, "the policy to be in force", seconds=30, poll_seconds=0.3)

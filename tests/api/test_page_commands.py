@@ -3,7 +3,6 @@
 Agent, operator and controllers are not needed for what kubectl shows: the test writes what they would.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -124,8 +123,7 @@ class Shop:
     def open(self) -> None:
         """Write everything."""
         self.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-        account = ("get", "serviceaccount", "default", "-n", NAMESPACE)
-        until(lambda: self.cluster.kubectl(*account, check=False).returncode == 0, "the account", seconds=SECONDS)
+        until(lambda: bool(self._named("serviceaccounts")), "the account", seconds=SECONDS)
         self._deployment()
         heartbeat = {"version": "0.1.0", "heartbeatTime": format_time(self._now - 24), "intervalSeconds": 600}
         node = {
@@ -152,25 +150,27 @@ class Shop:
         """Write these pods' objects, and no others."""
         if pods is not self._shown:
             self._shown = pods
-            self.cluster.kubectl("delete", "sockethealth", "--all", "-n", NAMESPACE)
+            self.cluster.delete("sockethealth", *self._named("sockethealths"), namespace=NAMESPACE)
             self._write(*(self._health(pod, facts) for pod, facts in pods.items()))
+
+    def _named(self, kind: str) -> list[str]:
+        """Names of the objects of a kind."""
+        return [one["metadata"]["name"] for one in self.cluster.get(kind, "-n", NAMESPACE)["items"]]
 
     def close(self) -> None:
         """Take everything away."""
         for kind, names in (("nodesockethealth", (NODE, "node-b")), ("sysctlprofile", ("wider-ports", "big-queues"))):
-            self.cluster.kubectl("delete", kind, *names, "--ignore-not-found", "--wait=false", check=False)
-        self.cluster.kubectl("delete", "namespace", NAMESPACE, "--wait=false", check=False)
+            self.cluster.delete(kind, *names)
+        self.cluster.delete("namespace", NAMESPACE)
 
-    def apply(self, *objects: dict[str, Any], options: tuple[str, ...] = ()) -> None:
+    def apply(self, *objects: dict[str, Any], subresource: str = "") -> None:
         """Write the objects as the operator does."""
-        everything = {"apiVersion": "v1", "kind": "List", "items": objects}
-        how = ("--server-side", "--force-conflicts", f"--field-manager={OPERATOR_FIELD_MANAGER}")
-        self.cluster.kubectl("apply", *how, *options, "-f", "-", input=json.dumps(everything))
+        self.cluster.apply(*objects, manager=OPERATOR_FIELD_MANAGER, subresource=subresource)
 
     def _write(self, *objects: dict[str, Any]) -> None:
         """Write the objects and then their status."""
         self.apply(*objects)
-        self.apply(*objects, options=("--subresource=status",))
+        self.apply(*objects, subresource="status")
 
     def _deployment(self) -> None:
         """Two pods with the pages' names, adopted by a ReplicaSet that a Deployment adopts."""

@@ -43,11 +43,9 @@ class Stage:
         self.write("sockethealth", made)
 
     def write(self, kind: str, made: Mapping[str, Any]) -> None:
-        name, namespace = made["metadata"]["name"], made["metadata"].get("namespace")
-        self.kubectl("create", "-f", "-", document=made)
-        where = ["-n", namespace] if namespace else []
-        patch = json.dumps({"status": made["status"]})
-        self.kubectl("patch", kind, name, *where, "--subresource=status", "--type=merge", "-p", patch)
+        name, namespace = made["metadata"]["name"], made["metadata"].get("namespace", "")
+        self.cluster.add(made)
+        self.cluster.merge(kind, name, {"status": made["status"]}, namespace=namespace, subresource="status")
 
     def run(self, *arguments: str, kubeconfig: str | None = None) -> "subprocess.CompletedProcess[str]":
         return plugin_program.run(*arguments, kubeconfig=kubeconfig or self.cluster.kubeconfig)
@@ -101,10 +99,10 @@ def deployment(name: str, replicas: int) -> dict[str, Any]:
 @pytest.fixture
 def cart(stage) -> list[dict[str, Any]]:
     """The two pods of a Deployment, made by the cluster's own controllers through a ReplicaSet."""
-    stage.kubectl("create", "-n", stage.namespace, "-f", "-", document=deployment("cart", 2))
+    stage.cluster.add(deployment("cart", 2), namespace=stage.namespace)
 
     def pods() -> list[dict[str, Any]]:
-        found = json.loads(stage.kubectl("get", "pods", "-n", stage.namespace, "-l", "app=cart", "-o", "json"))
+        found = stage.cluster.get("pods", "-n", stage.namespace, "-l", "app=cart")
         return sorted(found["items"], key=lambda pod: pod["metadata"]["name"])
 
     until(lambda: len(pods()) == 2, "the Deployment's two pods", seconds=SECONDS)

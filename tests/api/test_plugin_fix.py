@@ -176,7 +176,7 @@ def test_the_cron_job_above_a_job_takes_it(lab):
 
 def test_the_sysctls_of_a_bare_pod_cannot_change_and_a_profile_can_set_them(lab):
     pod = lab.stage.pod("alone")
-    lab.cluster.kubectl("label", "pod", pod, "app=alone", "-n", lab.namespace)
+    lab.cluster.merge("pod", pod, {"metadata": {"labels": {"app": "alone"}}}, namespace=lab.namespace)
     lab.report(pod, exhausted())
     done = lab.fix(pod, expect=NOTHING_TO_PRINT)
     assert done.stdout == ""

@@ -37,12 +37,11 @@ def audited(control_plane, crds, namespace):
         try:
             yield stage, name
         finally:
-            control_plane.kubectl("delete", "sysctlprofile", name, "--ignore-not-found", check=False)
+            control_plane.delete("sysctlprofile", name, wait=True)
 
 
 def write_status(stage: Stage, kind: str, name: str, status: dict) -> None:
-    patch = json.dumps({"status": status})
-    stage.cluster.kubectl("patch", kind, name, "--subresource=status", "--type=merge", "-p", patch)
+    stage.cluster.merge(kind, name, {"status": status}, subresource="status")
 
 
 def plugin(stage: Stage, *arguments: str) -> str:

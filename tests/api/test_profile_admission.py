@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from harness.errors import HarnessError
 from lab import wait_until
 from sockethealth_core.names import API_VERSION
 from sockethealth_core.sysctl_cel import advice_checks
@@ -51,10 +52,11 @@ def dry_run(control_plane, crds):
     """Ask the API server what it would do with a profile: (accepted, what it answers)."""
 
     def ask(document):
-        answer = control_plane.kubectl(
-            "create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(document), check=False
-        )
-        return answer.returncode == 0, answer.stdout if answer.returncode == 0 else answer.stderr
+        try:
+            (made,) = control_plane.add(document, dry_run=True)
+        except HarnessError as error:
+            return False, str(error)
+        return True, json.dumps(made)
 
     return ask
 
@@ -234,12 +236,12 @@ def warnings(control_plane, crds):
     probe = profile({FIN_TIMEOUT: "30"}, name=name)
     try:
         for document in (policy, binding):
-            control_plane.kubectl("create", "-f", "-", input=json.dumps(document))
+            control_plane.add(document)
         wait_until(lambda: apply(probe, "--dry-run=server")[1], 30, lambda: "no warning from the new policy")
         yield apply
     finally:
         for document in (binding, policy):
-            control_plane.kubectl("delete", document["kind"].lower(), name, "--ignore-not-found", check=False)
+            control_plane.delete(document["kind"].lower(), name, wait=True)
 
 
 @pytest.mark.parametrize(("values", "target"), ADVISED)
@@ -256,7 +258,7 @@ def test_kubectl_apply_warns_as_the_operator_does_and_creates_the_profile(contro
         found = control_plane.kubectl("get", "sysctlprofile", document["metadata"]["name"], "-o", "json").stdout
         assert json.loads(found)["spec"]["sysctls"] == document["spec"]["sysctls"]
     finally:
-        control_plane.kubectl("delete", "sysctlprofile", document["metadata"]["name"], check=False)
+        control_plane.delete("sysctlprofile", document["metadata"]["name"], wait=True)
 
 
 def test_every_warning_has_been_seen_and_every_sentence_is_in_the_file():

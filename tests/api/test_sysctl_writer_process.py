@@ -58,12 +58,12 @@ class Wanted:
 def wanted(control_plane, crds):
     name = f"sysctls-{secrets.token_hex(3)}"
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"pool": "blue"}}}
-    control_plane.kubectl("create", "-f", "-", input=json.dumps(node))
+    control_plane.add(node)
     api = KubeApi(from_kubeconfig(control_plane.kubeconfig))
     yield Wanted(control_plane, api, name)
     api.close()
-    control_plane.kubectl("delete", "nodesockethealth", name, "--ignore-not-found", check=False)
-    control_plane.kubectl("delete", "node", name, "--wait=false", check=False)
+    control_plane.delete("nodesockethealth", name, wait=True)
+    control_plane.delete("node", name)
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def daemonset(control_plane, namespace):
             },
         },
     }
-    control_plane.kubectl("create", "-f", "-", input=json.dumps(body))
+    control_plane.add(body)
     return f"{namespace}/agent"
 
 
@@ -191,7 +191,7 @@ def test_a_writer_that_goes_for_good_puts_everything_back(control_plane, wanted,
     until(lambda: wanted.states() == {"tuned": "Applied"}, "the profile in force", seconds=20)
     namespace, _, name = daemonset.partition("/")
     if how == "deleted":
-        control_plane.kubectl("delete", "daemonset", name, "-n", namespace)
+        control_plane.delete("daemonset", name, namespace=namespace, wait=True)
     else:
         path, content = {
             "without the writer": ("containers/0/name", "agent"),
@@ -229,7 +229,7 @@ def test_steps_of_a_simulated_node_report_only_what_changed(wanted, tmp_path):
         for _ in range(3):
             writer.step()
         assert wanted.version() == version
-        wanted.control_plane.kubectl("delete", "nodesockethealth", wanted.name)
+        wanted.control_plane.delete("nodesockethealth", wanted.name, wait=True)
         writer.step()
         assert node.value(NODE, FIN) == "60"
         wanted.ask(assigned(values={FIN: "33"}))

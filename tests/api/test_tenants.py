@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import urllib3
-import yaml
 
 from harness import binaries
 from harness.cluster import existing_kubeconfig
@@ -154,7 +153,7 @@ def tenant(control_plane, crds, tmp_path_factory):
         },
     }
     for namespace in (mine, theirs):
-        control_plane.kubectl("create", "namespace", namespace)
+        control_plane.add({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     pool = urllib3.PoolManager(ca_certs=str(control_plane.ca_file))
     node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": ""}, "spec": {"unschedulable": True}}
     try:
@@ -163,10 +162,10 @@ def tenant(control_plane, crds, tmp_path_factory):
                 *("wait", "--for=create", "serviceaccount/default", "-n", namespace, "--timeout=60s"), timeout=90
             )
         documents = [account, role, binding, cluster_policy, profile]
-        control_plane.kubectl("create", "-f", "-", input=yaml.safe_dump_all(documents))
+        control_plane.add(*documents)
         with Stage.set_up(control_plane, theirs) as victim:
             node["metadata"]["name"] = victim.node
-            control_plane.kubectl("create", "-f", "-", input=json.dumps(node))
+            control_plane.add(node)
             pod = victim.pod("web")
             victim.report(pod, close_wait=5)
             with running_operator(control_plane, tmp_path_factory.mktemp("tenants")) as operator:
@@ -189,7 +188,7 @@ def tenant(control_plane, crds, tmp_path_factory):
             ("node", node["metadata"]["name"] or "none"),
             ("namespace", mine, theirs),
         ):
-            control_plane.kubectl("delete", *what, "--ignore-not-found", "--wait=false", check=False)
+            control_plane.delete(*what)
         pool.clear()
 
 

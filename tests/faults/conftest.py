@@ -242,7 +242,12 @@ class Pair:
         """A namespace in which pods can be made."""
         self.cluster.make("/api/v1/namespaces", {"metadata": {"name": name}})
         account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
-        until(lambda: self.cluster.request("GET", account) is not None, account, seconds=PATIENCE_SECONDS)
+        until(
+            lambda: self.cluster.request("GET", account) is not None,
+            account,
+            seconds=PATIENCE_SECONDS,
+            poll_seconds=0.2,
+        )
 
     def add_pod(self, namespace: str = "") -> FaultyPod:
         """A pod on the node, and its Deployment, which makes none itself."""
@@ -335,7 +340,7 @@ class Pair:
         def reported() -> bool:
             return all(self.is_reported(pod) for pod in self.pods)
 
-        until(reported, "the agent's reports", seconds=PATIENCE_SECONDS, poll_seconds=0.1, explain=self.logs)
+        until(reported, "the agent's reports", seconds=PATIENCE_SECONDS, poll_seconds=0.3, explain=self.logs)
 
     def is_annotated(self, pod: FaultyPod) -> bool:
         """Whether a pod's Deployment is."""
@@ -359,7 +364,7 @@ class Pair:
             told == ([LEAK] if pod.held else [])
             and self.is_reported(pod)
             and self.is_annotated(pod) == bool(pod.held)
-            and self._wanted_events(pod).keys() <= self.events(pod.namespace).keys()
+            and self._wanted_events(pod) <= self.events(pod.namespace)
         )
 
     def wait_settled(self, seconds: float = 2 * PATIENCE_SECONDS) -> None:

@@ -2,7 +2,8 @@
 
 In most, one pod begins to leak and those before it are healed while the operator alone meets the fault, so that it is
 the operator that has to make up for it; then one more begins to leak while the agent meets it too. Afterwards people
-must be told all of it, once. Faults that last for minutes are begun before the others, on pairs of their own.
+must be told all of it, once. Faults that last for minutes are begun before the others, on pairs of their own, and are
+over before those that every pair meets: what each logs is of its own fault alone.
 """
 
 import subprocess
@@ -73,6 +74,15 @@ class Fault:
         assert agent <= AGENT_LINES, self.pair.agent.log.read_text()
         assert operator <= OPERATOR_LINES, self.pair.operator.log_text()
 
+    def leave_nothing_over(self):
+        """All is well at last, and people are told so; then both programs end."""
+        for pod in self.pair.pods:
+            if pod.held:
+                pod.heal()
+        self.pair.wait_settled()
+        self.pair.expect_nothing_lost_or_doubled()
+        self.pair.stop()
+
 
 @pytest.fixture(scope="module")
 def away(make_pair):
@@ -128,6 +138,7 @@ def faketime(file: Path) -> dict[str, str]:
     return {
         "LD_PRELOAD": library,
         "FAKETIME_TIMESTAMP_FILE": str(file),
+        # Agent and operator share a clock: neither may look at the file later than the other.
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
@@ -200,25 +211,6 @@ def test_an_api_server_that_takes_five_seconds_for_an_answer(pair, record_proper
     fault.check(record_property)
 
 
-def test_etcd_out_of_quota(pair, record_property):
-    for way in pair.ways:
-        way.answers.clear()
-    fault = Fault.begin(pair)
-    # The operator is held back until there is no room for what it writes.
-    pair.operator_way.delay_seconds = SLOW_SECONDS
-    pair.move_on()
-    pair.wait_reported()
-    pair.cluster.fill_etcd()
-    pair.operator_way.delay_seconds = 0
-    pair.next_pod().leak()
-    fault.wait_seconds(FAULT_SECONDS + SLOW_SECONDS)
-    pair.cluster.empty_etcd()
-    fault.recover(record_property)
-    refused = [way.answers[500] for way in pair.ways]
-    record_property("refused", "agent {}, operator {}".format(*refused))
-    assert min(refused) > 0
-
-
 def test_a_namespace_that_is_deleted_during_writes(pair, record_property):
     cluster = pair.cluster
     pair.make_namespace("doomed")
@@ -247,6 +239,18 @@ def test_a_namespace_that_is_deleted_during_writes(pair, record_property):
     fault.check(record_property)
 
 
+def test_a_clock_that_is_set_an_hour_forward_and_back(pair, clock_file, record_property):
+    fault = Fault.begin(pair)
+    set_clock(clock_file, 2 * HOUR_SECONDS)
+    pair.move_on()
+    pair.wait_settled()
+    record_property("forward_seconds", round(time.monotonic() - fault.began, 1))
+    assert {pair.health(pod)["status"]["health"] for pod in pair.pods} == {"Healthy", "Warning"}
+    set_clock(clock_file, HOUR_SECONDS)
+    pair.move_on()
+    fault.recover(record_property)
+
+
 def test_watches_that_fall_silent(silent, record_property):
     pair = silent.pair
     pair.wait_settled()
@@ -258,6 +262,7 @@ def test_watches_that_fall_silent(silent, record_property):
     assert told - silent.began_at < SILENCE_SECONDS + BUSY * TWO_SWEEPS_SECONDS
     until(lambda: "status" in pair.policy_named("late"), "kopf to hear of the policy", seconds=60, explain=pair.logs)
     silent.check(record_property)
+    silent.leave_nothing_over()
 
 
 def test_away_for_two_minutes_and_back_with_a_compacted_history(away, record_property):
@@ -274,18 +279,26 @@ def test_away_for_two_minutes_and_back_with_a_compacted_history(away, record_pro
     gone = [way.gone for way in pair.ways]
     record_property("gone", "agent {}, operator {}".format(*gone))
     assert min(gone) > 0, "nobody was told 410"
+    away.leave_nothing_over()
 
 
-def test_a_clock_that_is_set_an_hour_forward_and_back(pair, clock_file, record_property):
+def test_etcd_out_of_quota(pair, record_property):
+    for way in pair.ways:
+        way.answers.clear()
     fault = Fault.begin(pair)
-    set_clock(clock_file, 2 * HOUR_SECONDS)
+    # The operator is held back until there is no room for what it writes.
+    pair.operator_way.delay_seconds = SLOW_SECONDS
     pair.move_on()
-    pair.wait_settled()
-    record_property("forward_seconds", round(time.monotonic() - fault.began, 1))
-    assert {pair.health(pod)["status"]["health"] for pod in pair.pods} == {"Healthy", "Warning"}
-    set_clock(clock_file, HOUR_SECONDS)
-    pair.move_on()
+    pair.wait_reported()
+    pair.cluster.fill_etcd()
+    pair.operator_way.delay_seconds = 0
+    pair.next_pod().leak()
+    fault.wait_seconds(FAULT_SECONDS + SLOW_SECONDS)
+    pair.cluster.empty_etcd()
     fault.recover(record_property)
+    refused = [way.answers[500] for way in pair.ways]
+    record_property("refused", "agent {}, operator {}".format(*refused))
+    assert min(refused) > 0
 
 
 def test_kinds_that_are_removed_and_put_back(pair, apply_kinds, record_property):
@@ -312,13 +325,6 @@ def test_kinds_that_are_removed_and_put_back(pair, apply_kinds, record_property)
         # Found anew, as what was known of it was deleted.
         pod.events.update([("Deployment", "CloseWaitLeak"), ("Pod", "CloseWaitLeak")])
     fault.recover(record_property)
-
-
-def test_at_the_end_nothing_is_left_over(away, silent, pair):
-    for each in (away.pair, silent.pair, pair):
-        for pod in each.pods:
-            if pod.held:
-                pod.heal()
-    for each in (away.pair, silent.pair):
-        each.wait_settled()
-        each.expect_nothing_lost_or_doubled()
+    told = [line["level"] for line in pair.operator.log_lines("sockethealth_operator.observing")]
+    assert told == ["WARNING", "INFO"], "watching ends once, when the kinds go, and goes on in the same process"
+    fault.leave_nothing_over()

@@ -23,6 +23,7 @@ REPOSITORY = Path(__file__).parents[2]
 PAUSE_IMAGE = "localhost/sockethealth-test-pause:1"
 _BASE_NAME = "localhost/sockethealth-test-base"
 _PROJECT_NAME = "docker.io/library/sockethealth"
+_DEPENDENCIES = "localhost/sockethealth-test-dependencies:1"  # the name keeps its layers from being forgotten
 _BASE_PACKAGES = ("ca-certificates", "netbase", "python-is-python3", "python3", "python3-pip", "python3-venv")
 _CA_BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
 _BLOB_CACHE = Path("/var/lib/containers")  # root's buildah keeps a cache of digests there, whatever its settings
@@ -245,8 +246,9 @@ def project_archive() -> tuple[str, Path]:
         base = _ensure_base()
         image = f"{_PROJECT_NAME}:{_content_hash(base)}"
         if not _exists(image):
-            _bound_storage()
             with step(f"building {image}", takes="up to 2 minutes when dependencies changed"):
+                _keep_dependencies(base)
+                _bound_storage()
                 _build_project(base, image, "--layers")
         archive = _archive(image)
         _forget_old_archives()
@@ -254,14 +256,24 @@ def project_archive() -> tuple[str, Path]:
 
 
 def _build_project(base: str, image: str, *options: str) -> None:
+    arguments = (*_build_arguments(base), *options, "-t", image, str(REPOSITORY))
+    _buildah("bud", *arguments, what="Building the project's image")
+
+
+def _keep_dependencies(base: str) -> None:
+    """Have the layers of the dependencies, which take a minute, outlive those of past builds."""
+    arguments = (*_build_arguments(base), "--layers", "--target=dependencies", "-t", _DEPENDENCIES, str(REPOSITORY))
+    _buildah("bud", *arguments, what="Installing the project's dependencies")
+
+
+def _build_arguments(base: str) -> tuple[str, ...]:
     # One time for every file and for the image itself: what is built is told by what is in it alone.
     when = f"--timestamp={_TIMESTAMP_SECONDS}"
-    arguments = ["--pull-never", f"--build-arg=BASE={base}", when, *_pip_mounts(), *options, "-t", image]
-    _buildah("bud", *arguments, str(REPOSITORY), what="Building the project's image")
+    return ("--pull-never", f"--build-arg=BASE={base}", when, *_pip_mounts())
 
 
 def built_twice() -> tuple[str, str]:
-    """The digest of what the Dockerfile adds to its base, from two builds that share nothing but pip's downloads.
+    """Digests of the layers the Dockerfile adds to its base, of two builds that share nothing but pip's downloads.
 
     Raises:
         HarnessError: A build failed.
@@ -272,14 +284,16 @@ def built_twice() -> tuple[str, str]:
         with _locked(), step(f"the {which} build", takes="a minute or two"):
             _build_project(_ensure_base(), image, "--no-cache")
             shown = json.loads(_buildah("inspect", "--type=image", image, what="Reading the image's layers"))
-            digests.append(str(shown["OCIv1"]["rootfs"]["diff_ids"][-1]))
+            digests.append(" ".join(shown["OCIv1"]["rootfs"]["diff_ids"][1:]))
             _buildah("rmi", image, what="Removing the image")
     return digests[0], digests[1]
 
 
 def _bound_storage() -> None:
-    """Forget the layers of past builds once there are many; the next build then installs dependencies anew."""
+    """Forget the layers of past builds once there are many; those of the dependencies have a name and stay."""
     if len(_buildah("images", "--all", "--quiet", what="Listing images").split()) > _INTERMEDIATE_IMAGES_KEPT:
+        # A build that was killed leaves its container, and an image in use cannot be removed.
+        _buildah("rm", "--all", what="Removing what killed builds left")
         _buildah("rmi", "--prune", what="Removing the layers of past builds")
 
 

@@ -1,7 +1,7 @@
 """Objects of a cluster by the words kubectl takes, over one connection: a kubectl costs a tenth of a second of CPU."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Final
@@ -19,10 +19,17 @@ class NotThereError(HarnessError):
 
 
 @dataclass(frozen=True)
-class _Kind:
+class Kind:
+    """Where the API server has objects of a kind."""
+
     path: str
     plural: str
     namespaced: bool
+
+    def url(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
+        """The path of an object, or of those of a namespace or of all; a namespace counts only where kinds have one."""
+        where = ["namespaces", namespace] if self.namespaced and namespace else []
+        return "/".join([self.path, *map(quote, filter(None, [*where, self.plural, name, subresource]))])
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Reading:
     def __init__(self, client: Callable[[], kubernetes_client.ApiClient]) -> None:
         self._make = client
         self._client: kubernetes_client.ApiClient | None = None
-        self._kinds: dict[str, _Kind] = {}
+        self._kinds: dict[str, Kind] = {}
 
     def get(self, query: Query) -> dict[str, Any]:
         """An object without its managedFields, or a list whose items say their kind, as kubectl shows them.
@@ -72,20 +79,25 @@ class Reading:
             NotThereError: There is none.
             HarnessError: The API server refused.
         """
-        kind = self._kind(query.kind)
-        where = f"/namespaces/{quote(query.namespace)}" if kind.namespaced and query.namespace else ""
-        path = f"{kind.path}{where}/{kind.plural}" + (f"/{quote(query.name)}" if query.name else "")
-        found = self._ask(path + (f"?{urlencode({'labelSelector': query.selector})}" if query.selector else ""))
+        path = self.kind(query.kind).url(query.namespace, query.name)
+        found = self.ask(path + (f"?{urlencode({'labelSelector': query.selector})}" if query.selector else ""))
         for each in found.get("items", [found]):
             each["metadata"].pop("managedFields", None)
         common = {"apiVersion": found["apiVersion"], "kind": str(found["kind"]).removesuffix("List")}
         return found if query.name else {**found, "items": [common | item for item in found["items"]]}
 
-    def _kind(self, word: str) -> _Kind:
+    def kind(self, word: str) -> Kind:
+        """The kind of a word that kubectl takes, or of `API-VERSION/KIND` as an object says its own.
+
+        Raises:
+            NotThereError: There is none.
+        """
+        # As with kubectl, which takes any case; a `/` is in what an object says of itself only.
+        word = word if "/" in word else word.lower()
         if word not in self._kinds:
             self._kinds = {}
             for path in ("/apis", "/api"):
-                for group in self._ask(path, _DISCOVERY)["items"]:
+                for group in self.ask(path, accept=_DISCOVERY)["items"]:
                     self._learn(path, group)
         if word not in self._kinds:
             raise NotThereError(f'the server doesn\'t have a resource type "{word}"')
@@ -94,22 +106,39 @@ class Reading:
     def _learn(self, path: str, group: dict[str, Any]) -> None:
         name = group.get("metadata", {}).get("name", "")
         for version in reversed(group["versions"]):  # the preferred one is the first, and is to win
-            where = f"{path}/{name}/{version['version']}" if name else f"{path}/{version['version']}"
+            of_group = f"{name}/{version['version']}" if name else version["version"]
             for resource in version["resources"]:
-                kind = _Kind(where, resource["resource"], resource["scope"] == "Namespaced")
+                kind = Kind(f"{path}/{of_group}", resource["resource"], resource["scope"] == "Namespaced")
+                self._kinds[f"{of_group}/{resource['responseKind']['kind']}"] = kind
                 words = {kind.plural, resource.get("singularResource", ""), *resource.get("shortNames", ())}
                 # The core group is learnt last: `events` alone are its own.
                 self._kinds |= dict.fromkeys({*words, *(f"{word}.{name}" for word in words)} - {""}, kind)
 
-    def _ask(self, path: str, accept: str = "application/json") -> dict[str, Any]:
+    def ask(
+        self,
+        path: str,
+        *,
+        accept: str = "application/json",
+        method: str = "GET",
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        """What the API server answers to one request.
+
+        Raises:
+            NotThereError: Nothing is at the path.
+            HarnessError: It was refused; the message is the API server's.
+        """
         if self._client is None:
             self._client = self._make()
-        client = self._client
-        headers = {"Accept": accept}
-        client.update_params_for_auth(headers, [], ["BearerToken"], path, "GET", None)
-        answer = client.call_api("GET", client.configuration.host + path, headers, _request_timeout=60)
-        document: dict[str, Any] = json.loads(answer.read())  # type: ignore[no-untyped-call] # no annotations
-        if answer.status == HTTPStatus.OK:
+        settings = self._client.configuration
+        headers = {"Accept": accept, "Content-Type": content_type}
+        self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, None)
+        pool = self._client.rest_client.pool_manager
+        sent = None if body is None else json.dumps(body).encode()
+        answer = pool.request(method, settings.host + path, body=sent, headers=headers, timeout=60)
+        document: dict[str, Any] = json.loads(answer.data)
+        if HTTPStatus.OK <= answer.status < HTTPStatus.MULTIPLE_CHOICES:
             return document
-        said = f"get {path}: {document.get('message', answer.reason)}"
+        said = f"{method.lower()} {path}: {document.get('message', answer.reason)}"
         raise NotThereError(said) if answer.status == HTTPStatus.NOT_FOUND else HarnessError(said)

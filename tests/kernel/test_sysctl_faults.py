@@ -7,23 +7,22 @@ N+1st is after the Nth: nothing that outlives the process happens in between. Wr
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import uuid
-from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
+import killed_writer
 import lab
-from agent_builders import pod
+from killed_writer import DeadlyDisk, Request, Writer
 from sockethealth_agent import netns
-from sockethealth_agent.sysctls.applier import Applier
 from sockethealth_agent.sysctls.disk import Disk
-from sockethealth_agent.sysctls.journal import NODE, Journal
-from sockethealth_agent.sysctls.namespaces import Look, Namespace
-from sockethealth_agent.sysctls.tree import Tree
 from sockethealth_core.sysctls import PORT_RANGE, RESERVED_PORTS, SYSCTLS, path_of
-from sysctl_lab import NODE_PORTS, assigned
+from sysctl_lab import assigned
 
 pytestmark = [pytest.mark.kernel, pytest.mark.usefixtures("host_sysctls_stay")]
 
@@ -50,86 +49,20 @@ IN_FORCE = {
 }
 
 
-class DeadlyDisk(Disk):
-    """Kills its process before the Nth call; with `torn`, half way through the Nth write of the journal."""
-
-    def __init__(self, kill_at=None, *, torn=False):
-        self._left, self._torn = kill_at, torn
-        self.calls = []
-        self._paths = {}
-
-    def _count(self, call, what, data=None, file=None):
-        self.calls.append((call, what))
-        if self._left is None or (self._torn and not what.endswith(".json.new")) or (self._torn and data is None):
-            return
-        self._left -= 1
-        if self._left == 0:
-            if self._torn:
-                os.write(file, data[: len(data) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def open(self, path, flags, mode=0o600, folder=None):
-        self._count("open", path)
-        file = super().open(path, flags, mode, folder)
-        self._paths[file] = path
-        return file
-
-    def read(self, file, most):
-        self._count("read", self._paths[file])
-        return super().read(file, most)
-
-    def write(self, file, data):
-        self._count("write", self._paths[file], data, file)
-        return super().write(file, data)
-
-    def fsync(self, file):
-        self._count("fsync", self._paths[file])
-        super().fsync(file)
-
-    def rename(self, old, new, folder):
-        self._count("rename", new)
-        super().rename(old, new, folder)
-
-    def unlink(self, name, folder):
-        self._count("unlink", name)
-        super().unlink(name, folder)
-
-
 class Node:
     """Two real namespaces: one that stands in for the node's own, one of a pod."""
 
-    def __init__(self, host, inside, journal):
+    def __init__(self, host, inside, journal, writers):
         self.places = {"node": host, "pod": inside}
-        self.uid = str(uuid.uuid4())
-        self.pods = {self.uid: pod("web", uid=self.uid)}
         self.journal = journal
-
-    def look(self, *, pods):
-        del pods
-        made = {
-            name: Namespace(key, ROOT, lambda at=place: _enter(at), frozenset)
-            for (name, place), key in zip(self.places.items(), (NODE, self.uid), strict=True)
-        }
-        return Look(made["node"], "", {self.uid: made["pod"]})
-
-    def pass_over(self, profiles, disk):
-        journal = Journal(self.journal, "boot", disk)
-        with journal.locked() as alone:
-            assert alone
-            journal.open()
-            Applier(self, journal, node_ports=NODE_PORTS, tree=Tree(disk)).apply(profiles, self.pods)
+        self.writer = Writer(host.path, inside.path, str(uuid.uuid4()), str(journal))
+        self._writers = writers
 
     def run(self, profiles, kill_at=None, *, torn=False):
         """A writer in a child of its own; whether it was killed."""
-        child = os.fork()
-        if child == 0:
-            signal.alarm(30)
-            try:
-                self.pass_over(profiles, DeadlyDisk(kill_at, torn=torn))
-            except BaseException:  # noqa: BLE001 - nothing of a test may go on in the child
-                os._exit(1)
-            os._exit(0)
-        status = os.waitpid(child, 0)[1]
+        self._writers.stdin.write(msgspec.json.encode(Request(self.writer, profiles, kill_at, torn)) + b"\n")
+        self._writers.stdin.flush()
+        status = int(self._writers.stdout.readline())
         killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         assert killed or (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0), f"the writer ended with {status}"
         return killed
@@ -150,13 +83,6 @@ class Node:
         }
 
 
-@contextmanager
-def _enter(place):
-    """netns.entered with an identity as the writer has it."""
-    with netns.entered(place.path) as found:
-        yield f"{found.device}:{found.inode}"
-
-
 @pytest.fixture
 def journal():
     """A folder in memory: what matters is the order of the calls, and a thousand fsyncs of a disk take a minute."""
@@ -164,19 +90,28 @@ def journal():
         yield Path(folder) / "journal"
 
 
+@pytest.fixture(scope="module")
+def writers():
+    """The process whose children are the writers that are killed."""
+    program = [sys.executable, str(Path(killed_writer.__file__))]
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield process
+        process.kill()
+
+
 @pytest.fixture
-def node(journal):
+def node(journal, writers):
     own = {name: file.read_text() for name, file in FILES.items()}
     with lab.netns("host") as host, lab.netns("pod") as inside:
         inside.sysctl(SOMAXCONN, "777")
         host.sysctl(RESERVED_PORTS, "9100")
-        yield Node(host, inside, journal)
+        yield Node(host, inside, journal, writers)
     assert {name: file.read_text() for name, file in FILES.items()} == own
 
 
 def fully(node, profiles):
     """A pass of a writer that nobody kills: a new one, with nothing in memory of those before."""
-    node.pass_over(profiles, Disk())
+    node.writer.pass_over(profiles, Disk())
 
 
 def at_every_call(node, profiles, prepare, check, *, torn=False):
@@ -275,7 +210,7 @@ def test_killed_at_every_call_of_a_second_application_it_is_made_once_and_found_
 
 def test_what_is_found_is_on_the_disk_before_the_first_write(node):
     disk = DeadlyDisk()
-    node.pass_over(ONE, disk)
+    node.writer.pass_over(ONE, disk)
     sysctls = {path_of(name).rpartition("/")[2] for one in ONE for name in [s.name for s in one.sysctls]}
     safe = False
     writes = []
@@ -291,6 +226,6 @@ def test_what_is_found_is_on_the_disk_before_the_first_write(node):
     assert writes[:3] == ["ip_local_reserved_ports", "tcp_fin_timeout", "ip_local_port_range"]
     assert set(writes[3:]) == {"tcp_tw_reuse", "somaxconn"}
     back = DeadlyDisk()
-    node.pass_over([], back)
+    node.writer.pass_over([], back)
     order = [what for call, what in back.calls if call == "write" and what in sysctls]
     assert order[:3] == ["ip_local_port_range", "tcp_fin_timeout", "ip_local_reserved_ports"]

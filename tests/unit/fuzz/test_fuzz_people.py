@@ -226,10 +226,10 @@ def test_a_long_text_takes_time_in_proportion(target, text):
 
 
 @pytest.mark.parametrize("opening", ['"', "'", '"""', "r'", "'''a", "\\", "//", "/"])
-def test_an_expression_is_taken_apart_in_proportion_to_its_length(opening):
+def test_no_expression_of_the_greatest_length_explodes(opening):
     begun = time.process_time()
     cost_of(opening * (1024 // len(opening)))
-    assert time.process_time() - begun < 0.1
+    assert time.process_time() - begun < 2.0, "a pattern that backtracks takes minutes"
 
 
 @pytest.mark.parametrize(

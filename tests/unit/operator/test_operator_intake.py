@@ -122,6 +122,7 @@ def test_kopf_says_nothing_of_an_absent_server_and_each_other_failure_once():
     assert [quiet.filter(record(refused.format(n, "nodes"))) for n in range(3)] == [True, False, False]
     assert quiet.filter(record(refused.format(1, "services")))
     assert quiet.filter(record("Something else"))
+    assert not quiet.filter(record("Watcher for nodes.v1@None has failed: 404", "kopf._core.reactor.orchestration"))
     assert quiet.filter(record(away.format(1), name="sockethealth_operator.api"))
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from sockethealth_operator.expiring import Expiring, Once
 from sockethealth_operator.workqueue import WorkQueue
 
@@ -37,12 +39,14 @@ def test_a_key_that_is_worked_on_comes_back_once_afterwards():
 
 
 def test_a_failed_key_waits_twice_as_long_each_time_up_to_a_minute():
-    queue = WorkQueue(Clock())
+    clock = Clock()
+    queue = WorkQueue(clock)
     pauses = []
     for _ in range(10):
         queue.add("a")
         take(queue)
         pauses.append(queue.failed("a"))
+        clock.now += pauses[-1]
     assert pauses == [0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60]
     queue.add("a")
     take(queue)
@@ -50,6 +54,37 @@ def test_a_failed_key_waits_twice_as_long_each_time_up_to_a_minute():
     queue.add("a")
     take(queue)
     assert queue.failed("a") == 0.5, "success must end the count"
+
+
+def test_what_changes_during_its_pause_and_fails_again_waits_no_longer_for_it():
+    clock = Clock()
+    queue = WorkQueue(clock)
+    queue.add("a")
+    take(queue)
+    queue.failed("a")
+    for ahead, left in ((0.1, 0.4), (0.3, 0.1)):
+        clock.now += ahead
+        queue.add("a")
+        take(queue)
+        assert queue.failed("a") == pytest.approx(left)
+    clock.now += 0.1
+    assert queue.release_due() is None
+    take(queue)
+    assert queue.failed("a") == 1
+
+
+def test_what_was_deferred_has_not_gone_well():
+    clock = Clock()
+    queue = WorkQueue(clock)
+    queue.add("a")
+    take(queue)
+    clock.now += queue.failed("a")
+    queue.add("a")
+    take(queue)
+    queue.defer("a")
+    queue.done("a")
+    take(queue)
+    assert queue.failed("a") == 1
 
 
 def test_what_the_server_asks_for_is_waited_for():
@@ -89,10 +124,11 @@ def test_the_timer_wakes_for_a_key_that_is_due_earlier():
 
 
 def test_a_key_that_is_put_back_keeps_its_count():
-    queue = WorkQueue(Clock())
+    clock = Clock()
+    queue = WorkQueue(clock)
     queue.add("a")
     take(queue)
-    queue.failed("a")
+    clock.now += queue.failed("a")
     queue.add("a")
     take(queue)
     queue.put_back("a")
