@@ -19,7 +19,8 @@ from sockethealth_agent.kubeapi import SILENCE_SECONDS, ApiError, AwayError, Gon
 from sockethealth_core import backoff
 
 LOG = logging.getLogger(__name__)
-LONGEST_BACKOFF_SECONDS: Final = 30.0
+LONGEST_BACKOFF_SECONDS: Final = 10.0
+"""A sweep. What is found while the API server is away is there within two of them once it is back."""
 SERVER_SECONDS: Final = 240
 
 T = TypeVar("T")
@@ -48,7 +49,7 @@ class _Items(msgspec.Struct, frozen=True):
 
 
 def backoff_seconds(failures: int, retry_after_seconds: float | None, chance: float) -> float:
-    """The core's, up to half a minute: the agents of many nodes must not come back at once."""
+    """The core's, up to a sweep: the agents of many nodes must not come back at once."""
     return backoff.backoff_seconds(failures, retry_after_seconds, chance, LONGEST_BACKOFF_SECONDS)
 
 

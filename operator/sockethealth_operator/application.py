@@ -37,7 +37,7 @@ _END_SECONDS: Final = 20.0
 """Whatever hangs at the end, the process is over by then: before kubelet's 30 s."""
 _COLLECT_AFTER: Final = (5_000, 20, 20)
 """Thresholds of gc.set_threshold. A page of a list is some 75,000 containers, which die by their reference counts; but
-each probe and each change that kopf takes in leave some sixty in cycles, so 5,000 are up to 1 MB, ten times as many 8."""
+each probe, and each change that kopf takes in, leaves some sixty in cycles: 5,000 of them are less than 1 MB."""
 _COLLECT_AFTER_AT_FIRST: Final = (2_000_000, 20, 20)
 """Until everything there is has been seen: nearly all of it stays, and to search it again and again finds nothing."""
 

@@ -74,7 +74,8 @@ class Resync:
             try:
                 served = {kind.kind for kind in await self._api.served(OURS["SocketHealth"].api_version)}
             except ApiError as error:
-                _log.warning("The kinds that are served cannot be asked for: %s", error)
+                if self._api.present.is_set() and self._once.first("served", error.status):
+                    _log.warning("The kinds that are served cannot be asked for, and will be again: %s", error)
                 served = set()
             missing = sorted(OURS.keys() - served)
             if not missing:
@@ -173,7 +174,7 @@ class Resync:
             try:
                 return await ask()
             except ApiError as error:
-                if self._api.present.is_set():
+                if self._api.present.is_set() and self._once.first("answer", error.status):
                     _log.warning("What is there cannot be listed, and will be asked for again: %s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
 

@@ -40,7 +40,7 @@ class Replica:
     def __init__(self, stage, name, folder):
         self.user = f"system:serviceaccount:{stage.namespace}:{name}"
         self.name = name
-        self._cluster = stage.cluster
+        self._cluster, self._namespace = stage.cluster, stage.namespace
         file = folder / f"{name}.kubeconfig"
         file.write_text(yaml.safe_dump(_kubeconfig(stage.cluster, stage.cluster.token_for(name, stage.namespace))))
         lease = f"{stage.namespace}/operator"
@@ -65,8 +65,16 @@ class Replica:
         )
 
     def writes(self):
-        """All writes it sent that were answered, but those of the Lease."""
-        return [one for one in self._cluster.audited(self.user) if one["objectRef"]["resource"] != "leases"]
+        """All writes it sent that were answered, but those of the Lease.
+
+        Namespaces of earlier tests are on their way out, and what is left in them is judged like all else.
+        """
+        return [
+            one
+            for one in self._cluster.audited(self.user)
+            if one["objectRef"]["resource"] != "leases"
+            and one["objectRef"].get("namespace", "default") in {self._namespace, "default"}
+        ]
 
     def times(self):
         """When the first and the last of these were received, epoch seconds."""

@@ -12,7 +12,8 @@ from sockethealth_core.units import format_time, parse_time
 
 pytestmark = pytest.mark.api
 
-OUTAGE_SECONDS = 60
+OUTAGE_SECONDS = 15
+"""Two minutes of it are in tests/faults."""
 
 
 @pytest.fixture

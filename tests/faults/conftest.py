@@ -38,7 +38,7 @@ LEAK: Final = "CloseWaitLeak"
 CLEARED: Final = "CloseWaitLeakCleared"
 LEAKED: Final = 60
 SWEEP_SECONDS: Final = 1
-TWO_SWEEPS_SECONDS: Final = 30
+TWO_SWEEPS_SECONDS: Final = 20
 """Of the agent as it is installed. It sweeps more often here, so that what is seen is the API server's part."""
 PATIENCE_SECONDS: Final = 60
 _QUOTA_BYTES: Final = 16 * 2**20

@@ -24,7 +24,7 @@ from sockethealth_core.units import parse_time
 
 pytestmark = [pytest.mark.api, pytest.mark.kernel, pytest.mark.timeout(420)]
 
-TWO_SWEEPS_SECONDS = 30
+TWO_SWEEPS_SECONDS = 20
 """What is promised, of an agent as it is installed. Here it sweeps each second, so what is seen is the fault's part."""
 BUSY = 2
 """So much longer may it take on a machine that does other things."""
