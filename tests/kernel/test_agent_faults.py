@@ -344,7 +344,7 @@ def start_pod(listeners, inode=None):
 
 def _unshared(inode):
     """Into a new network namespace; with `inode`, into one with this number, which the kernel gives away again."""
-    held, deadline = [], time.monotonic() + 10
+    held, deadline = [], time.monotonic() + 4
     while True:
         _checked(LIBC.unshare(CLONE_NEWNET))
         if inode is None or netns.identity().inode == inode:
@@ -703,20 +703,26 @@ def test_a_step_of_the_wall_clock_changes_no_age_and_no_rate(shown):
         assert 70 <= back.close_wait.oldest_seconds < 130
 
 
+def sandbox_replaced(shown, known, sampler):
+    """A pod whose sandbox was read has another one, with the inode of the first; None where somebody else took that."""
+    before = start_pod(1)
+    try:
+        shown.show(before, known.uid)
+        inode = netns.identity(f"/proc/{before}/ns/net").inode
+        assert swept(sampler, known).failed == {}
+    finally:
+        end_pod(before)
+    shown.hide(before)
+    return start_pod(1, inode) or None
+
+
 def test_a_new_sandbox_with_the_inode_of_the_old_has_no_rate_between_them(shown):
     known, clock = new_pod("one"), [1000.0]
     with lab.netns() as host:
         sampler = Sampler(proc=shown.root, host_netns=host.path, clock=lambda: clock[0])
-        before = start_pod(1)
-        try:
-            shown.show(before, known.uid)
-            inode = netns.identity(f"/proc/{before}/ns/net").inode
-            assert swept(sampler, known).failed == {}
-        finally:
-            end_pod(before)
-        shown.hide(before)
-        after = start_pod(1, inode)
-        assert after, f"no new namespace got the inode {inode} within 10 s"
+        tries = (sandbox_replaced(shown, known, sampler) for _ in range(5))
+        after = next((pid for pid in tries if pid is not None), None)
+        assert after is not None, "others have taken each inode that was free again"
         try:
             path = f"/proc/{after}/ns/net"
             shown.show(after, known.uid)
