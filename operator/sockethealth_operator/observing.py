@@ -24,6 +24,8 @@ _LAST_PAUSE_SECONDS: Final = 60.0
 _WELL_SECONDS: Final = 120.0
 """Having run for so long, kopf counts as well: its next end is told, and the pauses begin with the shortest."""
 
+_CANCEL_AGAIN_SECONDS: Final = 0.5
+
 
 class Observing:
     """kopf, begun anew whenever it ends.
@@ -94,6 +96,9 @@ class Observing:
 
 
 async def _stop(tasks: Collection[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        # Where a request is under way kopf takes a cancellation for the end of that alone, and asks again.
+        _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN_SECONDS)

@@ -90,7 +90,7 @@ def observe(monkeypatch):
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        bystander = None
+        bystander = task = None
         try:
             async with Api(client.Configuration(host=f"http://127.0.0.1:{runner.addresses[0][1]}")) as api:
                 registry = handlers.registry(None, api)
@@ -105,13 +105,12 @@ def observe(monkeypatch):
                     task = asyncio.create_task(seen.run())
                     bystander = asyncio.create_task(_younger_than(server))
                     await server.watched.wait()
-                others = not bystander.done()
-                task.cancel()
-                await asyncio.wait({task})
-                return server, steps.taken, others
+                return server, list(steps.taken), not bystander.done()
         finally:
-            if bystander is not None:
-                bystander.cancel()
+            for each in (task, bystander):
+                if each is not None:
+                    each.cancel()
+                    await asyncio.wait({each})
             await runner.cleanup()
 
     return lambda faults: asyncio.run(play(faults))
