@@ -16,6 +16,7 @@ from sockethealth_agent.sysctls.journal import NODE, Entry, Journal, JournalErro
 from sockethealth_agent.sysctls.metrics import Sink, Unheard
 from sockethealth_agent.sysctls.namespaces import Look, Namespace, Namespaces
 from sockethealth_agent.sysctls.report import Leftover, Outcome, Visit
+from sockethealth_agent.sysctls.telling import Telling
 from sockethealth_agent.sysctls.tree import LONGEST_WRITE, Tree, TreeError
 from sockethealth_core.resources import AssignedProfile, ProfileTarget
 from sockethealth_core.sysctl_plan import (
@@ -93,6 +94,7 @@ class Applier:
         self._tree = tree or Tree()
         self._sink = sink or Unheard()
         self._failures: dict[tuple[str, str], _Failure] = {}
+        self._telling = Telling()
 
     def apply(self, assigned: Sequence[AssignedProfile], pods: Mapping[str, PodInfo]) -> list[Visit]:
         """One pass over all namespaces that a profile is for, or in which something of ours is in force.
@@ -107,6 +109,7 @@ class Applier:
         Raises:
             netns.NetnsStuck: the process must end.
         """
+        self._telling.begin(one.profile for one in assigned)
         look = self._look(assigned)
         visits = []
         for key, place in {NODE: Place(), **self._places(pods, look)}.items():
@@ -121,6 +124,7 @@ class Applier:
 
     def restore(self) -> list[Visit]:
         """Put back every value of ours, wherever its namespace still is."""
+        self._telling.begin(())
         look = self._look([])
         places = {key: Place(entry.where, _target(key)) for key, entry in self._journal.entries.items()}
         return [self._visit(key, place, look, []) for key, place in places.items()]
@@ -300,10 +304,13 @@ class Applier:
                 del records[name]
         if records == session.records:
             return False
+        before = session.records
         self._put(session, records)
         for name, step in steps.items():
             if isinstance(step, Forget) and step.left is not None:
-                LOG.warning(
+                profile = before[name].profile
+                LOG.log(
+                    self._telling.level(session.place, "left", profile, name, logging.WARNING),
                     "%s of %s was left as '%s': someone set it after the profile did.",
                     name,
                     session.place.where,
@@ -334,7 +341,8 @@ class Applier:
             self._told(session, name, step, found, record)
             return True
         self._sink.wrote("failed")
-        LOG.warning("A sysctl of %s could not be written: %s.", session.place.where, sentence)
+        level = self._telling.level(session.place, "failed", record.profile, sentence, logging.WARNING)
+        LOG.log(level, "A sysctl of %s could not be written: %s.", session.place.where, sentence)
         session.failed[name] = sentence
         if step.restoring:
             session.stuck.add(name)
@@ -367,11 +375,13 @@ class Applier:
 
     def _told(self, session: _Session, name: str, step: Write, found: str | None, record: Record) -> None:
         self._sink.wrote("restored" if step.restoring else "applied")
-        LOG.info(
+        what: Final = "put back" if step.restoring else "set"
+        LOG.log(
+            self._telling.level(session.place, what, record.profile, f"{name} {step.value}", logging.INFO),
             "%s of %s was %s to '%s'; it was '%s'.",
             name,
             session.place.where,
-            "put back" if step.restoring else "set",
+            what,
             step.value,
             found,
             extra={
