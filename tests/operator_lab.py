@@ -322,7 +322,9 @@ class Stage:
 
     def wait(self, condition: Callable[[], bool], what: str, operator: OperatorProcess | None = None) -> None:
         """Wait for what the operator does; its log is shown when it does not."""
-        until(condition, what, seconds=SECONDS, explain=operator.log_text if operator else lambda: "")
+        # Each look is several requests: what a test waits for must not be what keeps the API server busy.
+        explain = operator.log_text if operator else lambda: ""
+        until(condition, what, seconds=SECONDS, poll_seconds=0.2, explain=explain)
 
     @property
     def _health_path(self) -> str:
