@@ -26,6 +26,14 @@ def test_of_many_pods_the_first_is_told(telling):
     assert telling.level(TWO, "set", "q", "a 1", INFO) == INFO, "another profile"
 
 
+def test_pods_that_end_while_the_profile_stays_are_told_of_once(telling):
+    seen = []
+    for place in (ONE, TWO, ONE):
+        telling.begin(["p"])
+        seen += [telling.level(place, what, "p", "a", INFO) for what in ("set", "put back")]
+    assert seen == [INFO, INFO, *[DEBUG] * 4]
+
+
 def test_of_the_node_everything_is_told(telling):
     assert [telling.level(Place(), "set", "p", "a 1", INFO) for _ in range(3)] == [INFO] * 3
 
