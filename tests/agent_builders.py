@@ -86,3 +86,17 @@ def submission(
     )
     pods = {uid: observation.pod for uid, observation in observations.items()} | {one.uid: one for one in known}
     return Submission(sweep, time.monotonic() if at is None else at, pods, tuple(watchpoints))
+
+
+class Counted:
+    """Told of writes: the reasons of those that were accepted, and how many were left out."""
+
+    def __init__(self):
+        self.writes = []
+        self.suppressed_writes = 0
+
+    def wrote(self, reason):
+        self.writes.append(reason)
+
+    def suppressed(self, count):
+        self.suppressed_writes += count

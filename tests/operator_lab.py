@@ -104,7 +104,8 @@ class OperatorProcess:
 
     def kill(self) -> None:
         """End it without warning, as a crash would."""
-        self._end(signal.SIGKILL)
+        self.hit()
+        self.wait_for_the_end()
 
     def hit(self) -> None:
         """Kill it and return at once; :meth:`wait_for_the_end` waits until it is gone."""
@@ -129,7 +130,8 @@ class OperatorProcess:
     def stop(self) -> None:
         """End it as kubelet does."""
         if self._process is not None and self._process.poll() is None:
-            self._end(signal.SIGTERM)
+            self._process.send_signal(signal.SIGTERM)
+            self.wait_for_the_end()
 
     def leads(self) -> bool:
         """Whether it says that it leads."""
@@ -154,11 +156,6 @@ class OperatorProcess:
             return _fetch(f"http://127.0.0.1:{self._health}/readyz") == "ok\n"
         except OSError:
             return False
-
-    def _end(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-        self._process.wait(timeout=SECONDS)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import json
 import pytest
 import yaml
 
-from harness.errors import HarnessError
 from sockethealth_core.crd import KINDS
 from sockethealth_core.default_policy import DEFAULT_POLICY
 from sockethealth_core.names import API_VERSION
@@ -40,20 +39,6 @@ def profile(*sysctls, **spec):
         changed["spec"]["sysctls"] = [{"name": name, "value": value} for name, value in sysctls]
     changed["spec"] |= spec
     return changed
-
-
-@pytest.fixture
-def dry_run(control_plane, crds):
-    """Ask the API server what it would do with an object: (accepted, what it answers)."""
-
-    def ask(document):
-        try:
-            (made,) = control_plane.add(document, dry_run=True)
-        except HarnessError as error:
-            return False, str(error)
-        return True, json.dumps(made)
-
-    return ask
 
 
 def test_the_default_policy_is_accepted_as_it_is(dry_run):

@@ -12,7 +12,7 @@ import pytest
 import urllib3
 import yaml
 
-from agent_builders import facts, pod, submission
+from agent_builders import Counted, facts, pod, submission
 from harness import binaries
 from harness.cluster import existing_kubeconfig
 from harness.images import REPOSITORY
@@ -452,22 +452,9 @@ def test_an_agent_writes_all_of_its_own(lab):
     assert made["metadata"]["labels"] == {"pool": "blue"}
 
 
-class Noted:
-    """The reasons of all writes that were accepted."""
-
-    def __init__(self):
-        self.writes = []
-
-    def wrote(self, reason):
-        self.writes.append(reason)
-
-    def suppressed(self, count):
-        pass
-
-
 def test_the_agents_own_reporter_is_refused_nothing(control_plane, lab, caplog):
     endpoint = Endpoint(url=control_plane.server, ca_file=str(control_plane.ca_file), token=lab.guarded.agent.token)
-    api, noted = KubeApi(endpoint), Noted()
+    api, noted = KubeApi(endpoint), Counted()
     identity = AgentIdentity(node_name=lab.mine, version="0.0", boot_id="b", kernel="6")
     reporter = Reporter(api, identity, sink=noted, heartbeat_seconds=600)
     first = pod("reported", lab.namespace)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import lab
-from agent_builders import submission
+from agent_builders import Counted, submission
 from harness.waiting import until
 from killed_agent import PHASES
 from shown_proc import CONTAINER, ShownProc
@@ -262,21 +262,10 @@ def test_a_restarted_node_says_so_and_tells_of_its_new_sockets_without_a_rate(no
     record_property("recovered_seconds", round(seconds, 1))
 
 
-class Sink:
-    def __init__(self):
-        self.writes = []
-
-    def wrote(self, reason):
-        self.writes.append(reason)
-
-    def suppressed(self, count):
-        pass
-
-
 def test_heartbeats_keep_their_interval_when_the_wall_clock_steps(control_plane, node):
     name = f"{node.name}-clock"
     control_plane.core.create_node({"metadata": {"name": name}})
-    clock, wall, sink = [1000.0], [1_800_000_000.0], Sink()
+    clock, wall, sink = [1000.0], [1_800_000_000.0], Counted()
     reporter = Reporter(
         node.api,
         AgentIdentity(node_name=name, version="0", boot_id="b", kernel="6"),

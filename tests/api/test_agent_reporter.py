@@ -7,7 +7,7 @@ import time
 import pytest
 from msgspec.structs import replace
 
-from agent_builders import facts, pod, submission
+from agent_builders import Counted, facts, pod, submission
 from harness.cluster import OwnCluster
 from harness.waiting import until
 from sockethealth_agent.kubeapi import Endpoint, KubeApi
@@ -33,18 +33,6 @@ AGENT_RULES = [
     },
     {"apiGroups": ["sockethealth.io"], "resources": ["nodesockethealths/status"], "verbs": ["patch"]},
 ]
-
-
-class Counted:
-    def __init__(self):
-        self.writes = []
-        self.suppressed_writes = 0
-
-    def wrote(self, reason):
-        self.writes.append(reason)
-
-    def suppressed(self, count):
-        self.suppressed_writes += count
 
 
 class Clock:

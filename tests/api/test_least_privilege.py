@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 import yaml
 
-from agent_builders import facts, pod, submission
+from agent_builders import Counted, facts, pod, submission
 from harness import binaries, pki
 from harness.cluster import existing_kubeconfig
 from harness.images import REPOSITORY
@@ -309,16 +309,6 @@ def _lease(release):
     return {"lease": named[0].replace("$(POD_NAMESPACE)", release.namespace)} if named else {}
 
 
-class Noted:
-    """Counts nothing."""
-
-    def wrote(self, reason):
-        pass
-
-    def suppressed(self, count):
-        pass
-
-
 def test_the_agent_uses_all_that_it_is_granted_and_nothing_else(stage, release, record):
     granted = release.granted("agent")
     stage.cluster.delete("nodesockethealth", stage.node, wait=True)
@@ -341,7 +331,7 @@ def test_the_agent_uses_all_that_it_is_granted_and_nothing_else(stage, release, 
         agent.wait()
     api = KubeApi(from_kubeconfig(kubeconfig))
     identity = AgentIdentity(node_name=stage.node, version="0.0", boot_id="b", kernel="6")
-    reporter = Reporter(api, identity, sink=Noted(), heartbeat_seconds=600)
+    reporter = Reporter(api, identity, sink=Counted(), heartbeat_seconds=600)
     stage.pod("reported")
     first = pod("reported", stage.namespace, uid=stage.get("pod", "reported")["metadata"]["uid"])
     ended = pod("reported", stage.namespace, uid=first.uid, phase="Succeeded")

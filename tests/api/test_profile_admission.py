@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness.errors import HarnessError
 from lab import wait_until
 from sockethealth_core.names import API_VERSION
 from sockethealth_core.sysctl_cel import advice_checks
@@ -45,20 +44,6 @@ def reason(sentence):
     if "is not a sysctl a profile may set" in sentence:
         return sentence[sentence.index("is not a sysctl") :]
     return re.split(r", not ['\"]", sentence, maxsplit=1)[0]
-
-
-@pytest.fixture
-def dry_run(control_plane, crds):
-    """Ask the API server what it would do with a profile: (accepted, what it answers)."""
-
-    def ask(document):
-        try:
-            (made,) = control_plane.add(document, dry_run=True)
-        except HarnessError as error:
-            return False, str(error)
-        return True, json.dumps(made)
-
-    return ask
 
 
 BOUNDS = [
