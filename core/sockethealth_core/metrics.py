@@ -47,6 +47,10 @@ _NODE: Final = ("node",)
 _STATES: Final = 10
 _MOST_AGES: Final = 16
 _MOST_DESTINATIONS: Final = 5
+_API_ERRORS_HELP: Final = (
+    "Requests to the API server that failed, by HTTP status; 0 is no answer. 404 and 409 are part of normal work. "
+    "What is refused because its namespace is being deleted is not counted."
+)
 _MOST_STATUSES: Final = 24
 _MOST_KINDS: Final = 12
 _MOST_REASONS: Final = 48
@@ -243,7 +247,7 @@ AGENT_SUPPRESSED: Final = _agent(
 AGENT_API_ERRORS: Final = _agent(
     "api_errors_total",
     "counter",
-    "Requests to the API server that failed, by HTTP status; 0 is no answer. 404 and 409 are part of normal work.",
+    _API_ERRORS_HELP,
     ("status",),
     _MOST_STATUSES,
 )
@@ -393,7 +397,7 @@ OPERATOR_REQUESTS: Final = Series(
 OPERATOR_API_ERRORS: Final = _operator(
     "api_errors_total",
     "counter",
-    "Requests to the API server that failed, by HTTP status; 0 is no answer. 404 and 409 are part of normal work.",
+    _API_ERRORS_HELP,
     ("status",),
     _MOST_STATUSES,
 )

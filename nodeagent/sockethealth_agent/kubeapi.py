@@ -58,6 +58,13 @@ class DeniedError(ApiError):
     """401 or 403: the credentials are not accepted, or lack the permission."""
 
 
+class TerminatingError(ApiError):
+    """403: nothing is created in the namespace any more, as it is being deleted; no fault of anyone.
+
+    The cause NamespaceTerminating, of k8s.io/apiserver's plugin/namespace/lifecycle.
+    """
+
+
 class InvalidError(ApiError):
     """400 or 422: the server does not accept what was sent; sending it again will not help."""
 
@@ -82,12 +89,24 @@ _ERRORS: Final[Mapping[int, type[ApiError]]] = {
 }
 
 
+class _Cause(msgspec.Struct, frozen=True):
+    reason: str = ""
+
+
+class _Details(msgspec.Struct, frozen=True):
+    causes: list[_Cause] = []
+
+
 class _Status(msgspec.Struct, frozen=True):
     """``metav1.Status``, as far as it explains a refusal."""
 
     message: str = ""
     reason: str = ""
     code: int = 0
+    details: _Details | None = None
+
+
+_TERMINATING: Final = _Cause("NamespaceTerminating")
 
 
 @dataclass(frozen=True)
@@ -204,7 +223,8 @@ class KubeApi:
         Args:
             endpoint: server and credentials.
             user_agent: named in the API server's audit log and metrics.
-            on_error: told of each failed request, with its HTTP status or 0 when there was no answer.
+            on_error: told of each failed request, with its HTTP status or 0 when there was no answer; not of what
+                is refused because its namespace is being deleted.
 
         Raises:
             ConfigError: the CA or the client certificate cannot be read.
@@ -363,14 +383,18 @@ class KubeApi:
         return AwayError(f"{method} {path}: no answer from {self._endpoint.url} ({_cause(error)}).")
 
     def _refused(self, method: str, path: str, status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-        self._on_error(status)
         if status == 401:
             self._token_read = float("-inf")
         try:
-            said = msgspec.json.decode(body, type=_Status).message
+            answer = msgspec.json.decode(body, type=_Status)
         except msgspec.DecodeError:
-            said = body[:200].decode(errors="replace").strip()
-        kind = _ERRORS.get(status, AwayError if status >= 500 else ApiError)
+            answer = _Status(body[:200].decode(errors="replace").strip())
+        said = answer.message
+        if answer.details is not None and _TERMINATING in answer.details.causes:
+            kind: type[ApiError] = TerminatingError
+        else:
+            kind = _ERRORS.get(status, AwayError if status >= 500 else ApiError)
+            self._on_error(status)
         after = headers.get("Retry-After", "")
         return kind(
             f"{method} {path} was answered with {status}: {said or 'no explanation'}",

@@ -15,7 +15,15 @@ from typing import Final, Protocol
 import msgspec
 
 from sockethealth_agent.budget import WriteBudget
-from sockethealth_agent.kubeapi import ApiError, AwayError, ConflictError, KubeApi, NotFoundError, segment
+from sockethealth_agent.kubeapi import (
+    ApiError,
+    AwayError,
+    ConflictError,
+    KubeApi,
+    NotFoundError,
+    TerminatingError,
+    segment,
+)
 from sockethealth_agent.pods import PodInfo
 from sockethealth_agent.sampler import Sweep
 from sockethealth_agent.watching import Collection, Mirror, backoff_seconds
@@ -481,6 +489,10 @@ class Reporter:
             self._look(key)
         except AwayError:
             raise
+        except TerminatingError:
+            # The pod goes with its namespace: until then it has no report.
+            if record is not None:
+                record.not_before = self._clock() + REFUSED_SECONDS
         except ApiError as error:
             if record is not None:
                 record.not_before = self._clock() + REFUSED_SECONDS

@@ -59,17 +59,19 @@ class NotFoundError(ApiError):
 
 
 class ForbiddenError(ApiError):
-    """Not allowed (403), for want of a permission or because the namespace is being deleted."""
+    """Not allowed (403), for want of a permission or because admission refuses this one object."""
 
     @property
     def lacks_permission(self) -> bool:
         """Whether a permission is missing; otherwise admission has refused this one object."""
         return " cannot " in str(self)
 
-    @property
-    def terminating(self) -> bool:
-        """Whether nothing may be created because the namespace is being deleted."""
-        return "because it is being terminated" in str(self)
+
+class TerminatingError(ApiError):
+    """Nothing is created in the namespace any more, as it is being deleted (403); no fault of anyone.
+
+    The cause NamespaceTerminating, of k8s.io/apiserver's plugin/namespace/lifecycle.
+    """
 
 
 class ConflictError(ApiError):
@@ -112,8 +114,11 @@ class Api:
         self.present.set()
         self.on_away: Callable[[], None] = lambda: None
         self.on_return: Callable[[], None] = lambda: None
-        self.on_answer: Callable[[str, int, float], None] = lambda _method, _status, _seconds: None
-        """Told of each request: its method, the HTTP status or 0 for no answer, and the seconds it took."""
+        self.on_answer: Callable[[str, float], None] = lambda _method, _seconds: None
+        """Told of each request: its method and the seconds it took until it was answered or given up."""
+        self.on_error: Callable[[int], None] = lambda _status: None
+        """Told of each request that failed: the HTTP status, or 0 for no answer. What is refused because its namespace
+        is being deleted is not told, as it cannot be foreseen and nobody can do anything about it."""
 
     @classmethod
     async def connect(cls, kubeconfig: Path | None) -> Self:
@@ -184,13 +189,17 @@ class Api:
             response = await self._send(method, path, query, body, content_type, accept, seconds)
             text = await response.read()
         except _BROKEN as error:
-            self.on_answer(method, 0, time.monotonic() - began)
+            self.on_answer(method, time.monotonic() - began)
+            self.on_error(0)
             self._is_away(error)
             raise UnreachableError(f"The API server does not answer: {error}", 0) from error
-        self.on_answer(method, response.status, time.monotonic() - began)
+        self.on_answer(method, time.monotonic() - began)
         self._is_back()
         if response.status >= 300:
-            raise _error(response.status, text, response.headers)
+            refusal = _error(response.status, text, response.headers)
+            if not isinstance(refusal, TerminatingError):
+                self.on_error(response.status)
+            raise refusal
         try:
             return cast("dict[str, Any]", msgspec.json.decode(text))
         except (msgspec.DecodeError, RecursionError) as error:
@@ -445,8 +454,11 @@ def _error(status: int, text: bytes, headers: Mapping[str, str]) -> ApiError:
 
 
 def _refusal(status: int, answer: Mapping[str, Any], retry_after: str) -> ApiError:
-    wait = retry_after or str((answer.get("details") or {}).get("retryAfterSeconds") or "")
-    return _ERRORS.get(status, ApiError)(
+    details = answer.get("details") or {}
+    wait = retry_after or str(details.get("retryAfterSeconds") or "")
+    causes = {cause.get("reason") for cause in details.get("causes") or ()}
+    kind = TerminatingError if "NamespaceTerminating" in causes else _ERRORS.get(status, ApiError)
+    return kind(
         str(answer.get("message") or f"HTTP status {status}"),
         status,
         str(answer.get("reason") or ""),

@@ -71,6 +71,7 @@ async def _run(settings: Settings, api: Api) -> None:
 
     metrics.registry.register(Standing(world, queue, api.present.is_set, works, time.time))
     api.on_answer = metrics.answered
+    api.on_error = metrics.api_error
     api.on_away = lambda: world.away(time.time())
 
     def returned() -> None:

@@ -7,8 +7,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from sockethealth_core import metrics as table
 from sockethealth_core.metrics import Series
 
-_SUCCESS = range(200, 300)
-
 
 class Metrics:
     """Counters and histograms, in a registry of their own."""
@@ -31,11 +29,13 @@ class Metrics:
             requests.name, requests.help, requests.labels, buckets=requests.buckets, registry=self.registry
         )
 
-    def answered(self, method: str, status: int, seconds: float) -> None:
-        """Count a request to the API server; status is HTTP's, or 0 when there was no answer."""
+    def answered(self, method: str, seconds: float) -> None:
+        """Count a request to the API server by the time that it took, whatever the answer."""
         self._requests.labels(method).observe(seconds)
-        if status not in _SUCCESS:
-            self._api_errors.labels(str(status)).inc()
+
+    def api_error(self, status: int) -> None:
+        """Count a request that failed; status is HTTP's, or 0 when there was no answer."""
+        self._api_errors.labels(str(status)).inc()
 
     def _counter(self, series: Series) -> Counter:
         return Counter(series.name, series.help, series.labels, registry=self.registry)

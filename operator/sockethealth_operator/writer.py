@@ -14,7 +14,7 @@ from sockethealth_core.resources import (
     encode,
 )
 from sockethealth_operator import events
-from sockethealth_operator.api import Api, ConflictError, ForbiddenError, InvalidError, NotFoundError
+from sockethealth_operator.api import Api, ConflictError, ForbiddenError, InvalidError, NotFoundError, TerminatingError
 from sockethealth_operator.events import Announcement
 from sockethealth_operator.expiring import Once
 from sockethealth_operator.metrics import Metrics
@@ -84,10 +84,10 @@ class Writer:
         except ConflictError as error:
             if not error.already_exists:
                 raise
-        except NotFoundError:
+        except (NotFoundError, TerminatingError):
             return
         except ForbiddenError as error:
-            if not error.terminating and self._once.first("events", str(error)):
+            if self._once.first("events", str(error)):
                 _log.warning("May not create Events (%s): grant create on events.events.k8s.io.", error)
         except InvalidError as error:
             if self._once.first("event", announcement.reason):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from harness.errors import HarnessError
+from harness.waiting import until
 
 
 @pytest.fixture
@@ -19,3 +20,21 @@ def dry_run(control_plane, crds):
         return True, json.dumps(made)
 
     return ask
+
+
+@pytest.fixture
+def end_namespace(control_plane, namespace):
+    """Have the test's namespace be deleted, and stay for the test: an object in it is held by a finalizer."""
+    held = {"name": "held", "namespace": namespace, "finalizers": ["example.com/held"]}
+
+    def end():
+        control_plane.add({"apiVersion": "v1", "kind": "ConfigMap", "metadata": held})
+        control_plane.delete("namespace", namespace, wait=False)
+        until(
+            lambda: control_plane.get("namespace", namespace)["status"]["phase"] == "Terminating",
+            f"the namespace {namespace} to be on its way out",
+            seconds=10,
+        )
+
+    yield end
+    control_plane.merge("configmap", "held", {"metadata": {"finalizers": []}}, namespace=namespace)

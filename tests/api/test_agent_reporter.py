@@ -57,7 +57,13 @@ def node(control_plane):
 
 
 @pytest.fixture
-def api(control_plane, crds, namespace):
+def failures():
+    """The status of each request that failed."""
+    return []
+
+
+@pytest.fixture
+def api(control_plane, crds, namespace, failures):
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "agent", "namespace": namespace}}
     role = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -78,7 +84,7 @@ def api(control_plane, crds, namespace):
         ca_file=str(control_plane.ca_file),
         token=control_plane.token_for("agent", namespace),
     )
-    made = KubeApi(endpoint)
+    made = KubeApi(endpoint, on_error=failures.append)
     yield made
     made.close()
     for kind in ("clusterrole", "clusterrolebinding"):
@@ -357,6 +363,18 @@ def test_an_api_server_that_was_away_gets_the_latest_facts(
     assert len(said) == 2, said
     assert "Nothing can be reported" in said[0]
     assert said[1].startswith("Reporting again after")
+
+
+def test_a_pod_whose_namespace_is_on_its_way_out_gets_no_report_and_nobody_is_bothered(
+    reporter, create_pod, held, end_namespace, sink, failures, caplog
+):
+    going = create_pod()
+    end_namespace()
+    report(reporter, (going, facts(established=10)))
+    assert held() is None
+    assert sink.writes == ["heartbeat"]
+    assert 403 not in failures
+    assert [message for message in caplog.messages if "refused" in message] == []
 
 
 def test_pods_of_the_node_are_known_and_followed(api, create_pod, node, control_plane, namespace):

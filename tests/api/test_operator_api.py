@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from operator_lab import Stage
-from sockethealth_operator.api import Api, ConflictError, InvalidError, NotFoundError
+from sockethealth_operator.api import Api, ConflictError, InvalidError, NotFoundError, TerminatingError
 from sockethealth_operator.objects import DEPLOYMENT, EVENT, NAMESPACE, OURS, POD, ObjectRef, ref_of
 from sockethealth_operator.resync import annotated_objects
 
@@ -69,9 +69,9 @@ def test_what_was_deleted_is_not_brought_back_by_a_late_write(stage, ask, subres
     assert "not found" in gone.stderr
 
 
-def test_an_object_that_exists_and_one_that_is_wrong_are_told_apart(stage, ask):
-    event = {
-        "metadata": {"name": "twice"},
+def event_in(stage, name):
+    return {
+        "metadata": {"name": name},
         "eventTime": "2026-01-01T00:00:00.000000Z",
         "reportingController": "c",
         "reportingInstance": "i",
@@ -80,12 +80,31 @@ def test_an_object_that_exists_and_one_that_is_wrong_are_told_apart(stage, ask):
         "type": "Normal",
         "regarding": {"kind": "Namespace", "name": stage.namespace, "namespace": stage.namespace},
     }
+
+
+def test_an_object_that_exists_and_one_that_is_wrong_are_told_apart(stage, ask):
+    event = event_in(stage, "twice")
     ask(lambda api: api.create(EVENT, stage.namespace, event))
     with pytest.raises(ConflictError) as again:
         ask(lambda api: api.create(EVENT, stage.namespace, event))
     assert again.value.already_exists
     with pytest.raises(InvalidError):
         ask(lambda api: api.create(EVENT, stage.namespace, event | {"metadata": {"name": "wrong"}, "type": "Loud"}))
+
+
+def test_what_a_namespace_on_its_way_out_refuses_is_no_error_to_be_told_of(stage, ask, end_namespace):
+    end_namespace()
+    told = []
+
+    async def create(api):
+        api.on_error = told.append
+        with pytest.raises(TerminatingError, match="is being terminated"):
+            await api.create(EVENT, stage.namespace, event_in(stage, "late"))
+        with pytest.raises(NotFoundError):
+            await api.get(POD, stage.namespace, "none")
+
+    ask(create)
+    assert told == [404]
 
 
 def test_kinds_that_nobody_serves_are_none(ask):
