@@ -4,6 +4,7 @@ Reads one JSON request a line, a `Request`, and answers each, once its child has
 process of its own, because a fork of a test run with all its modules costs many times what the writer's pass does.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -130,6 +131,9 @@ def main() -> None:
     msgspec.json.Decoder(Entry)
     with netns.entered(netns.OWN_NETNS):
         pass
+    # A collection in a child would touch, and so copy, everything that was loaded here.
+    gc.freeze()
+    gc.disable()
     for line in sys.stdin:
         request = msgspec.json.decode(line, type=Request)
         child = os.fork()

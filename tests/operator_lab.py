@@ -5,8 +5,6 @@ import json
 import os
 import secrets
 import signal
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from typing import Any
 from kubernetes.client import ApiException, CoordinationV1Api
 from kubernetes.dynamic import DynamicClient
 
+from forked import Forked
 from harness import network
 from harness.access import ClusterAccess
 from harness.waiting import until
@@ -45,7 +44,7 @@ _CLOSE_WAIT_RULE = {
 
 
 class OperatorProcess:
-    """The operator's own program, run as a pod would run it, with its log in a file.
+    """The operator's own program, with the options that a pod gives it, with its log in a file.
 
     Args:
         kubeconfig: who it is, and on which cluster.
@@ -74,15 +73,13 @@ class OperatorProcess:
         self._instance = instance
         self._options = options
         self.leases: list[str] = []
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Forked | None = None
         self._health, self._metrics = network.free_ports(2)
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
-        program = Path(sys.executable).parent / "sockethealth-operator"
         self.leases.append(self._lease or f"default/operator-of-a-test-{secrets.token_hex(4)}")
-        argv = [
-            str(program),
+        arguments = [
             "run",
             f"--kubeconfig={self._kubeconfig}",
             f"--health-address=127.0.0.1:{self._health}",
@@ -92,14 +89,7 @@ class OperatorProcess:
             *self._options,
         ]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("KUBE")}
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                # It ends with the test run, however that ends (PR_SET_PDEATHSIG).
-                ["setpriv", "--pdeathsig", "KILL", "--", *argv],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=environment,
-            )
+        self._process = Forked("sockethealth_operator.main", arguments, self._log, environment)
         until(self._ready, "the operator to be ready", seconds=SECONDS, explain=self.log_text)
 
     def kill(self) -> None:

@@ -67,6 +67,11 @@ class Node:
         assert killed or (os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0), f"the writer ended with {status}"
         return killed
 
+    def someone_sets(self, value):
+        """Someone else sets tcp_fin_timeout on the node."""
+        with netns.entered(self.places["node"].path):
+            FILES[FIN].write_text(value)
+
     def values(self):
         """Everything in force in both."""
         found = {}
@@ -178,11 +183,11 @@ def test_killed_at_every_call_what_someone_sets_meanwhile_is_left(node, stage):
 
     def check(number):
         value = next(theirs)
-        node.places["node"].sysctl(FIN, value)
+        node.someone_sets(value)
         fully(node, [])
         expected = {**before, "node": {**before["node"], FIN: value}}
         assert node.values() == expected, f"call {number}"
-        node.places["node"].sysctl(FIN, found["node"][FIN])
+        node.someone_sets(found["node"][FIN])
 
     at_every_call(node, then, lambda: fully(node, first), check)
     assert node.values() == before
@@ -193,17 +198,17 @@ def test_killed_at_every_call_of_a_second_application_it_is_made_once_and_found_
 
     def drift():
         fully(node, ONE)
-        node.places["node"].sysctl(FIN, "77")
+        node.someone_sets("77")
 
     def check(number):
         fully(node, ONE)
         assert node.changed(before) == IN_FORCE["one"], f"call {number}: not in force again"
-        node.places["node"].sysctl(FIN, "78")
+        node.someone_sets("78")
         fully(node, ONE)
         assert node.values()["node"][FIN] == "78", f"call {number}: fought over"
         fully(node, [])
         assert node.changed(before) == {"node": {FIN: "78"}, "pod": {}}, f"call {number}"
-        node.places["node"].sysctl(FIN, before["node"][FIN])
+        node.someone_sets(before["node"][FIN])
 
     at_every_call(node, ONE, drift, check)
 
