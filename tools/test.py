@@ -2,6 +2,10 @@
 
 One lane is shown as it runs; the others are shown when they are done. All must pass. The last line counts all. Reports
 in JUnit's format, with the figures that tests record, and logs stay in dist/test-reports.
+
+The lane of the node takes longest, as there can be one node on a machine: the processors are its own first, and the
+others take what it leaves. Each lane is a session, and so an autogroup of the scheduler, of which the niceness counts
+and not that of a process in it (sched(7)). They end with this program, however that ends.
 """
 
 import os
@@ -14,17 +18,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "dist" / "test-reports"
-SHOWN = ("tests/kernel",)
+SHOWN = "tests/kernel"
+FIRST = "tests/node"
+_NICE = 10
 # Bytecode is kept, whatever the machine's settings: each lane and each program that a test starts would compile anew.
 _ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 _OPERATOR = tuple(sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests/api").glob("test_operator_*.py")))
 _IMAGE = "tests/node/test_image.py"
-BESIDE = {
-    "tests/unit": ("tests/unit",),
-    "tests/node": ("tests/node", f"--ignore={_IMAGE}"),
+LANES = {
+    FIRST: ("tests/node", f"--ignore={_IMAGE}"),
     "tests/api of the operator": _OPERATOR,
-    "tests/faults": ("tests/faults",),
     "tests/api of the others": ("tests/api", _IMAGE, *(f"--ignore={file}" for file in _OPERATOR)),
+    SHOWN: ("tests/kernel",),
+    "tests/unit": ("tests/unit",),
+    "tests/faults": ("tests/faults",),
 }
 
 
@@ -33,14 +40,13 @@ def main() -> int:
     started = time.monotonic()
     shutil.rmtree(REPORTS, ignore_errors=True)
     REPORTS.mkdir(parents=True)
-    beside = [_Lane(name, arguments) for name, arguments in BESIDE.items()]
+    lanes = {name: _Lane(name, arguments) for name, arguments in LANES.items()}
     try:
-        shown = subprocess.run(_pytest(SHOWN, REPORTS / "shown.xml"), cwd=ROOT, check=False, env=_ENVIRONMENT)
-        codes = [shown.returncode, *(lane.finish() for lane in beside)]
+        codes = [lanes[SHOWN].finish(), *(lane.finish() for name, lane in lanes.items() if name != SHOWN)]
     finally:
-        for lane in beside:
+        for lane in lanes.values():
             lane.end()
-    counts = [_counts(REPORTS / "shown.xml"), *(_counts(lane.report) for lane in beside)]
+    counts = [_counts(lane.report) for lane in lanes.values()]
     passed, failed, skipped = (sum(column) for column in zip(*counts, strict=True))
     sys.stdout.write(f"all lanes took {time.monotonic() - started:.0f} s\n")
     sys.stdout.write(f"{passed} passed, {failed} failed, {skipped} skipped\n")
@@ -48,21 +54,30 @@ def main() -> int:
 
 
 class _Lane:
-    """A lane that runs beside, its output in a file until it is done."""
+    """A lane that runs beside the others, its output in a file until it is done, but for the one that is shown."""
 
     def __init__(self, name: str, arguments: tuple[str, ...]) -> None:
         self._name = name
         self.report = REPORTS / f"{name.replace('/', '-').replace(' ', '-')}.xml"
-        self._log = self.report.with_suffix(".log").open("w+", encoding="utf-8")
+        self._log = None if name == SHOWN else self.report.with_suffix(".log").open("w+", encoding="utf-8")
         self._run = subprocess.Popen(
-            _pytest(arguments, self.report), cwd=ROOT, stdout=self._log, stderr=self._log, env=_ENVIRONMENT
+            ["setpriv", "--pdeathsig", "TERM", "--", *_pytest(arguments, self.report)],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            env=_ENVIRONMENT,
+            start_new_session=True,
         )
+        if name != FIRST:
+            _stand_back(self._run.pid)
 
     def finish(self) -> int:
         """Wait for it, show what it printed, and return its exit code."""
         code = self._run.wait()
-        self._log.seek(0)
-        sys.stdout.write(f"\n{self._name}, meanwhile:\n{self._log.read()}\n")
+        if self._log is not None:
+            self._log.seek(0)
+            sys.stdout.write(f"\n{self._name}, meanwhile:\n{self._log.read()}\n")
         return code
 
     def end(self) -> None:
@@ -70,7 +85,14 @@ class _Lane:
         if self._run.poll() is None:
             self._run.terminate()
             self._run.wait()
-        self._log.close()
+        if self._log is not None:
+            self._log.close()
+
+
+def _stand_back(session: int) -> None:
+    group = Path(f"/proc/{session}/autogroup")
+    if group.exists():  # the kernel may be built without, or the lane be over already
+        group.write_text(str(_NICE))
 
 
 def _pytest(arguments: tuple[str, ...], report: Path) -> list[str]:

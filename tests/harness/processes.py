@@ -38,7 +38,7 @@ def spawn(
         **(env or {}),
     }
     with (directory.logs / f"{component}.log").open("ab") as log:
-        return subprocess.Popen(
+        started = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -47,6 +47,17 @@ def spawn(
             env=environment,
             start_new_session=True,
         )
+    _keep_priority(started.pid)
+    return started
+
+
+def _keep_priority(session: int) -> None:
+    """Give a new session the niceness of this one: the scheduler weighs whole sessions (autogroups, sched(7))."""
+    own, other = Path("/proc/self/autogroup"), Path(f"/proc/{session}/autogroup")
+    try:
+        other.write_text(own.read_text().split()[-1])
+    except OSError:
+        return  # the kernel is built without, or the program has ended, which whoever waits for it will see
 
 
 def _environment(pid: int) -> dict[str, str]:
