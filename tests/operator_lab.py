@@ -92,6 +92,12 @@ class OperatorProcess:
         self._process = Forked("sockethealth_operator.main", arguments, self._log, environment)
         until(self._ready, "the operator to be ready", seconds=SECONDS, explain=self.log_text)
 
+    @property
+    def pid(self) -> int:
+        """Of its process, once it is started."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """End it without warning, as a crash would."""
         self.hit()
