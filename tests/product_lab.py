@@ -22,15 +22,32 @@ class Product:
         self.cluster = cluster
         self.namespace = RELEASE
         repository, _, tag = image.rpartition(":")
+        self._values: tuple[str, ...] | None = None
         self._image = ("--set", f"image.repository={repository}", "--set-string", f"image.tag={tag}")
 
     def install(self, *values: str) -> None:
         """`helm install`, and wait until agent and operator are ready."""
         self._helm("install", "--create-namespace", *self._image, *values)
+        self._values = values
+
+    def ensure(self, *values: str) -> None:
+        """Have it installed with these values alone: as it is, or anew."""
+        if self._values == values and self.is_installed():
+            return
+        if self.is_installed():
+            self.uninstall()
+        self.install(*values)
+
+    def ensure_with_writer(self) -> Path:
+        """Have it installed with its sysctl writer; the folder of what that found."""
+        folder = Path(self.cluster.host_dir) / "journal"
+        self.ensure("--set", "sysctls.enabled=true", "--set", f"sysctls.journalPath={folder}")
+        return folder
 
     def upgrade(self, *values: str) -> None:
         """`helm upgrade` to the same chart and values, and others given, and wait as for an installation."""
         self._helm("upgrade", "--reuse-values", *values)
+        self._values = None if values else self._values
 
     def uninstall(self) -> None:
         """`helm uninstall`, and wait until everything is gone."""
@@ -78,6 +95,10 @@ class Product:
         command, *rest = arguments
         self.cluster.helm(command, RELEASE, str(CHART), "-n", self.namespace, "--wait", "--timeout", "2m", *rest)
         # Helm's --wait is content with a DaemonSet whose maxUnavailable pods are missing, which here is all.
+        self.await_agents()
+
+    def await_agents(self) -> None:
+        """Wait until every agent is ready."""
         self.cluster.kubectl(
             *("rollout", "status", "-n", self.namespace, f"daemonset/{RELEASE}-agent", "--timeout=90s"), timeout=100
         )

@@ -12,7 +12,7 @@ from typing import Final
 from sockethealth_operator.annotations import REMOVED
 from sockethealth_operator.api import Api, ApiError, ForbiddenError, NotFoundError
 from sockethealth_operator.definitions import delete_definitions
-from sockethealth_operator.objects import DAEMON_SET, DEPLOYMENT, OURS, POD, WORKLOADS, ResourceType, ref_of
+from sockethealth_operator.objects import DAEMON_SET, DEPLOYMENT, LEASE, OURS, POD, WORKLOADS, ResourceType, ref_of
 from sockethealth_operator.restoring import restore
 from sockethealth_operator.resync import annotated_objects
 
@@ -27,6 +27,7 @@ class Request:
 
     Attributes:
         deployments: by namespace and name, deleted first.
+        leases: by namespace and name, deleted once no pod of a Deployment is left.
         daemon_sets: by namespace and name, deleted once sysctls are put back.
         restore_seconds: how long nodes have to put sysctls back; None to leave them.
         extra_kinds: kinds that may carry annotations beside those of Kubernetes.
@@ -35,6 +36,7 @@ class Request:
     """
 
     deployments: tuple[tuple[str, str], ...]
+    leases: tuple[tuple[str, str], ...]
     daemon_sets: tuple[tuple[str, str], ...]
     restore_seconds: float | None
     extra_kinds: tuple[ResourceType, ...]
@@ -51,7 +53,7 @@ class Outcome:
 
 
 async def clean_up(api: Api, request: Request, outcome: Outcome) -> None:
-    """Remove, in order: the operator, sysctls, the agents, annotations, the agents' reports, the CRDs.
+    """Remove, in order: the operator and its Lease, sysctls, the agents, annotations, the agents' reports, the CRDs.
 
     Args:
         api: the cluster.
@@ -62,6 +64,9 @@ async def clean_up(api: Api, request: Request, outcome: Outcome) -> None:
         UnreachableError: when the API server is away.
     """
     await _stop(api, DEPLOYMENT, request.deployments, outcome)
+    for namespace, name in request.leases:
+        refused = await api.try_delete(LEASE, namespace, name)
+        outcome.faults += [refused] if refused else []
     if request.restore_seconds is not None:
         outcome.faults += await restore(api, request.restore_seconds)
     await _stop(api, DAEMON_SET, request.daemon_sets, outcome)

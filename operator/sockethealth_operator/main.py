@@ -86,6 +86,7 @@ def cleanup(
     kubeconfig: Path | None,
     workload_kind: tuple[ResourceType, ...],
     delete_deployment: tuple[tuple[str, str], ...],
+    delete_lease: tuple[tuple[str, str], ...],
     delete_daemonset: tuple[tuple[str, str], ...],
     restore_sysctls: bool,
     restore_timeout: float,
@@ -106,7 +107,13 @@ def cleanup(
     async def work() -> None:
         restore_seconds = restore_timeout if restore_sysctls else None
         request = Request(
-            delete_deployment, delete_daemonset, restore_seconds, workload_kind, delete_reports, delete_crds
+            deployments=delete_deployment,
+            leases=delete_lease,
+            daemon_sets=delete_daemonset,
+            restore_seconds=restore_seconds,
+            extra_kinds=workload_kind,
+            reports=delete_reports,
+            definitions=delete_crds,
         )
         try:
             async with asyncio.timeout(timeout + (restore_seconds or 0.0)), await Api.connect(kubeconfig) as api:

@@ -254,6 +254,12 @@ def cleanup_options(function: F) -> F:
             help="A Deployment to delete first, as namespace/name: the operator's own, which would annotate again.",
         ),
         click.option(
+            "--delete-lease",
+            type=NamespacedName(),
+            multiple=True,
+            help="A Lease to delete, as namespace/name, once no Deployment is left that would take it anew.",
+        ),
+        click.option(
             "--delete-daemonset",
             type=NamespacedName(),
             multiple=True,

@@ -282,14 +282,15 @@ def test_operators_keep_apart_unless_another_affinity_is_given(render):
     assert given["replicas"] == values["replicas"]
 
 
-def test_the_operators_lease_is_the_charts_and_the_one_it_may_write(render):
+def test_the_operators_lease_is_the_one_it_may_write_and_goes_with_the_release(render):
     documents = render()
     (container,) = operator_of(documents)["template"]["spec"]["containers"]
     command, *rest = [*container["command"], *container["args"]][1:]
     namespace, name = operator_command.main.commands[command].make_context("run", rest).params["lease"]
-    lease = named(documents, "Lease", name)
-    assert lease["metadata"]["namespace"] == namespace
-    assert "spec" not in lease, "an upgrade would take it from its holder"
+    assert not [one for one in documents if one["kind"] == "Lease"], "Helm would find the one that an operator made"
+    (cleanup,) = [one for one in documents if one["kind"] == "Job" and one["metadata"]["name"].endswith("-cleanup")]
+    (container,) = cleanup["spec"]["template"]["spec"]["containers"]
+    assert f"--delete-lease={namespace}/{name}" in container["args"]
     rules = named(documents, "Role", name)["rules"]
     assert [(rule.get("resourceNames"), rule["verbs"]) for rule in rules] == [
         ([name], ["get", "patch"]),

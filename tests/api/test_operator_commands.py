@@ -93,6 +93,21 @@ def test_cleanup_deletes_what_would_annotate_again_and_waits_until_it_is_gone(st
     assert stage.cluster.get("pods", "-n", stage.namespace)["items"] == []
 
 
+def test_cleanup_deletes_the_lease_that_operators_have_taken(stage, control_plane, tmp_path):
+    lease = f"{stage.namespace}/operator"
+    operator = OperatorProcess(control_plane.kubeconfig, tmp_path / "operator.log", lease=lease)
+    operator.start()
+    try:
+        stage.wait(operator.leads, "it to lead", operator)
+    finally:
+        operator.stop()
+    assert stage.get("lease", "operator")["metadata"]["name"] == "operator"
+    for _ in range(2):
+        done = run_command(control_plane, "cleanup", f"--delete-lease={lease}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert stage.cluster.get("leases", "-n", stage.namespace)["items"] == []
+
+
 def test_cleanup_that_is_not_done_in_time_says_so(stage, control_plane):
     stage.deployment("stuck")
     pause = ["-n", stage.namespace, "deployment", "stuck", "--type=merge", "-p"]

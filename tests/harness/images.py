@@ -51,12 +51,12 @@ def _folder() -> Path:
 
 
 @contextmanager
-def _locked() -> Iterator[None]:
-    """One build at a time; a second run that wants the same finds it made."""
+def locked() -> Iterator[Path]:
+    """The folder of images, for one at a time; a second run that wants the same finds it made."""
     _folder().mkdir(parents=True, exist_ok=True)
     with (_folder() / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+        yield _folder()
 
 
 def _storage_driver() -> str:
@@ -117,7 +117,7 @@ def pause_archive() -> Path:
     Raises:
         HarnessError: It could not be built.
     """
-    with _locked():
+    with locked():
         if not _exists(PAUSE_IMAGE):
             context = _folder() / "pause"
             context.mkdir(exist_ok=True)
@@ -185,7 +185,7 @@ def base_archive() -> tuple[str, Path]:
     Raises:
         HarnessError: It could not be built.
     """
-    with _locked():
+    with locked():
         image = _ensure_base()
         return image, _archive(image)
 
@@ -242,7 +242,7 @@ def project_archive() -> tuple[str, Path]:
     """
     if not (REPOSITORY / "Dockerfile").is_file():
         raise HarnessError("The project's image cannot be built: there is no Dockerfile at the top of the repository.")
-    with _locked():
+    with locked():
         base = _ensure_base()
         image = f"{_PROJECT_NAME}:{_content_hash(base)}"
         if not _exists(image):
@@ -281,7 +281,7 @@ def built_twice() -> tuple[str, str]:
     digests = []
     image = f"{_PROJECT_NAME}:twice"
     for which in ("first", "second"):
-        with _locked(), step(f"the {which} build", takes="a minute or two"):
+        with locked(), step(f"the {which} build", takes="a minute or two"):
             _build_project(_ensure_base(), image, "--no-cache")
             shown = json.loads(_buildah("inspect", "--type=image", image, what="Reading the image's layers"))
             digests.append(" ".join(shown["OCIv1"]["rootfs"]["diff_ids"][1:]))

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from harness import hostchanges, network, pki
+from harness import hostchanges, network, pki, store
 from harness.access import ClusterAccess
 from harness.binaries import path_of
 from harness.components import Components
@@ -49,7 +49,8 @@ class Node:
         hostchanges.prepare()
         self.host_dir.mkdir(exist_ok=True)
         self._start_containerd()
-        self.import_image(pause_archive)
+        if PAUSE_IMAGE not in self.ctr("images", "ls", "-q").split():
+            self.import_image(pause_archive)
         healthz, kubelet, proxy_healthz, proxy_metrics = network.free_ports(4)
         self._start_kubelet(kubelet, healthz)
         self._start_kube_proxy(proxy_healthz, proxy_metrics)
@@ -64,8 +65,8 @@ class Node:
         self.ctr("images", "import", str(archive))
 
     def _start_containerd(self) -> None:
-        for folder in ("root", "state", "opt"):
-            (self._containerd / folder).mkdir(parents=True, exist_ok=True)
+        self._containerd.mkdir(parents=True, exist_ok=True)
+        store.fill(self._containerd / "root")
         networks = self._directory.path / "cni" / "net.d"
         networks.mkdir(parents=True, exist_ok=True)
         # Pods reach each other, this machine and Services; nothing outside.
@@ -147,6 +148,9 @@ class Node:
             "maxOpenFiles": 20000,
             "makeIPTablesUtilChains": False,
             "resolvConf": "",
+            # A container that ends twice waits 10 s, and longer each time, for its next start.
+            "featureGates": {"KubeletCrashLoopBackOffMax": True},
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
             "evictionHard": {"memory.available": "100Mi"},
             "imageGCHighThresholdPercent": 100,
             "podLogsDir": str(state / "pod-logs"),

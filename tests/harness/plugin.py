@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
-from harness import binaries, images, packages, progress, requirements
+from harness import binaries, images, packages, progress, requirements, store
 from harness.cluster import ExistingCluster, OwnCluster, existing_kubeconfig
 from harness.errors import HarnessError
 from harness.state import ClusterDir, Owner, state_root
@@ -68,19 +68,19 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         if "node" in kinds and not requirements.missing("node"):
             packages.ensure()
             binaries.ensure(binaries.NODE)
-            images.pause_archive()
-            images.base_archive()
-            _build_project_image()
+            _prepare_images()
     except HarnessError as error:
         pytest.exit(str(error), returncode=1)
 
 
-def _build_project_image() -> None:
-    """Build it ahead; a failure is for the tests that use the image, which meet it again."""
+def _prepare_images() -> None:
+    """Build and unpack them ahead; that the project's own fails is for the tests that use it, which meet it again."""
+    archives = {images.PAUSE_IMAGE: images.pause_archive(), **dict([images.base_archive()])}
     try:
-        images.project_archive()
+        archives |= dict([images.project_archive()])
     except HarnessError as error:
         progress.say(str(error))
+    store.prepare(archives)
 
 
 @pytest.fixture(scope="session")

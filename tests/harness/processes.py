@@ -34,7 +34,7 @@ def spawn(
         "HOME": str(directory.path),
         MARK: str(directory.path),
         COMPONENT: component,
-        "GOGC": "200",  # memory for CPU time, of which 2 processors have less
+        "GOGC": "400",  # memory for CPU time, of which 2 processors have less
         **(env or {}),
     }
     with (directory.logs / f"{component}.log").open("ab") as log:

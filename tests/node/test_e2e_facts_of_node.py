@@ -53,6 +53,7 @@ def test_the_nodes_sockets_and_limits_are_its_own_without_any_pod_on_its_network
             poll_seconds=0.5,
             explain=product.logs,
         )
+    product.await_agents()
     found = status()
     low, pressure, high = (int(word) for word in Path("/proc/sys/net/ipv4/tcp_mem").read_text().split())
     memory = found["tcpMemory"]

@@ -1,7 +1,6 @@
-"""The chart's life: upgrade, uninstall, install again. Last of the files, as it takes the product away."""
+"""The chart's life: replaced while it works, uninstalled, installed again."""
 
 import itertools
-import json
 import secrets
 import time
 from datetime import datetime
@@ -56,26 +55,6 @@ def _annotated(cluster):
     ]
 
 
-def _priority(cluster):
-    """The schema of SysctlProfile's spec.priority, if it has one."""
-    spec = cluster.get("customresourcedefinition", "sysctlprofiles.sockethealth.io")["spec"]
-    schema = spec["versions"][0]["schema"]["openAPIV3Schema"]
-    return schema["properties"]["spec"]["properties"].get("priority")
-
-
-def test_an_upgrade_brings_the_definitions_to_the_charts_version(place, product):
-    current = _priority(product.cluster)
-    assert current is not None
-    path = "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/priority"
-    product.cluster.kubectl(
-        *("patch", "customresourcedefinition", "sysctlprofiles.sockethealth.io", "--type=json"),
-        *("-p", json.dumps([{"op": "remove", "path": path}])),
-    )
-    assert _priority(product.cluster) is None
-    product.upgrade()
-    assert _priority(product.cluster) == current
-
-
 def test_while_the_operator_is_replaced_a_leak_is_told_of_in_time_and_once(place, product, record_property):
     cluster = product.cluster
     before = {pod["metadata"]["name"] for pod in product.pods_of("operator")}
@@ -123,6 +102,7 @@ def test_uninstalling_leaves_no_annotation_and_keeps_the_definitions(place, prod
     product.uninstall()
     assert _annotated(product.cluster) == []
     assert product.cluster.get("sockethealth,nodesockethealth", "-A")["items"] == []
+    assert product.cluster.get("leases", "-n", product.namespace)["items"] == []
     assert _definitions(product.cluster) == DEFINITIONS
     assert place.cluster.get("sockethealthpolicy", "at-once", "-n", place.namespace)["spec"]["rules"]
 

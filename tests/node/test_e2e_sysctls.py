@@ -22,10 +22,7 @@ WRITER = "sysctl-writer"
 @pytest.fixture(scope="module")
 def place(product):
     """The product with its sysctl writer, two pods of their own network and one of the node's."""
-    if product.is_installed():
-        product.uninstall()
-    journal = product.cluster.host_dir / "journal"
-    product.install("--set", "sysctls.enabled=true", "--set", f"sysctls.journalPath={journal}")
+    product.ensure_with_writer()
     place = Place(product, "test-sysctls")
     for name, more in (("tuned", {}), ("other", {}), ("host", {"hostNetwork": True})):
         place.deployment(name, "sleep", "infinity", **more)
