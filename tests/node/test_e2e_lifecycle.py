@@ -10,7 +10,7 @@ import pytest
 from harness.cluster import OwnCluster
 from product_lab import DEFINITIONS, RELEASE, Place
 
-pytestmark = pytest.mark.node
+pytestmark = [pytest.mark.node, pytest.mark.usefixtures("demo")]
 
 REPLICAS = 2
 """Operators that the chart runs by default."""

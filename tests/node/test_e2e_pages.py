@@ -1,6 +1,5 @@
 """What the pages say to type in a cluster, typed in one: install, look around, the kinds, upgrade, uninstall."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -26,14 +25,6 @@ helm() {
   esac
 }
 """
-
-
-def load_demo():
-    """`make demo` without its cluster, of which a machine can have one at a time."""
-    spec = importlib.util.spec_from_file_location("demo", REPOSITORY / "demo" / "demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -70,7 +61,7 @@ def typed(product, tmp_path):
     return run
 
 
-def test_a_newcomer_gets_through_all_pages_and_the_demo(product, typed):
+def test_a_newcomer_gets_through_all_pages_and_the_demo(product, demo, typed):
     if product.is_installed():
         product.uninstall()
     said = {}
@@ -82,20 +73,17 @@ def test_a_newcomer_gets_through_all_pages_and_the_demo(product, typed):
             assert done.returncode == block.exit_code, f"{block.page}:{block.line}\n{block.text}\n{said[block.text]}"
 
     everything = pages.that_run("cluster")
-    demo = load_demo()
-    # Its sockets have to be some seconds old, so it begins first; the policy it brings needs the definitions.
+    # Its workloads are there already; the policy it brings is not, as it went with the definitions.
     product.cluster.kubectl("apply", "--server-side", "-f", str(CHART / "crds"))
     demo.start_workloads(product.cluster, product.cluster.image)
-    try:
-        type_in(block for block in everything if block.page == FIRST)
-        type_in(block for block in everything if block.page != FIRST)
-        demo.await_findings(product.cluster)
-        shown = [
-            line.strip() for line in demo.what_to_look_at(product.cluster).splitlines() if line.startswith("  kubectl")
-        ]
-        type_in(pages.Block("demo", "sh", "", line, 0) for line in shown if not line.endswith(" -w"))
-    finally:
-        product.cluster.kubectl("delete", "namespace", demo.NAMESPACE, "--wait=false")
+    type_in(block for block in everything if block.page == FIRST)
+    type_in(block for block in everything if block.page != FIRST)
+    demo.await_findings(product.cluster)
+    shown = [
+        line.strip() for line in demo.what_to_look_at(product.cluster).splitlines() if line.startswith("  kubectl")
+    ]
+    type_in(pages.Block("demo", "sh", "", line, 0) for line in shown if not line.endswith(" -w"))
+    product.cluster.kubectl("delete", "namespace", demo.NAMESPACE, "--wait=false")
     type_in(pages.that_run("cluster, last"))
     (refused,) = [text for command, text in said.items() if "tcp_tw_recycle" in command]
     assert "4.12" in refused
