@@ -24,14 +24,17 @@ _NICE = 10
 # Bytecode is kept, whatever the machine's settings: each lane and each program that a test starts would compile anew.
 _ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 _OPERATOR = tuple(sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests/api").glob("test_operator_*.py")))
+# In the lane of others of their kind these would make it the longest.
 _IMAGE = "tests/node/test_image.py"
+_REPLICAS = "tests/api/test_operator_replicas.py"
+_CHURN = "tests/kernel/test_agent_faults.py"
 LANES = {
     FIRST: ("tests/node", f"--ignore={_IMAGE}"),
-    "tests/api of the operator": _OPERATOR,
+    "tests/api of the operator": tuple(file for file in _OPERATOR if file != _REPLICAS),
     "tests/api of the others": ("tests/api", _IMAGE, *(f"--ignore={file}" for file in _OPERATOR)),
-    SHOWN: ("tests/kernel",),
-    "tests/unit": ("tests/unit",),
-    "tests/faults": ("tests/faults",),
+    SHOWN: ("tests/kernel", f"--ignore={_CHURN}"),
+    "tests/unit and churn": ("tests/unit", _CHURN),
+    "tests/faults and replicas": ("tests/faults", _REPLICAS),
 }
 
 

@@ -1,4 +1,4 @@
-"""The work of whoever has the Lease: begun, cancelled in time, begun anew; on a played API server and real time."""
+"""The work of whoever has the Lease: begun, cancelled in time, begun anew; with a played API server and clock."""
 
 import asyncio
 import logging
@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import virtual_time
 from sockethealth_operator.api import ConflictError, ForbiddenError, NotFoundError, UnreachableError
 from sockethealth_operator.election import Candidate, Terms
 from sockethealth_operator.leading import Leadership, NotLeadingError
@@ -82,7 +83,7 @@ class Work:
 
 
 def replica(cluster, name="a"):
-    return Leadership(cluster, ("ns", "lease"), Candidate(name, TERMS), time.monotonic, time.time)
+    return Leadership(cluster, ("ns", "lease"), Candidate(name, TERMS), virtual_time.now, time.time)
 
 
 def others(holder="b"):
@@ -110,7 +111,7 @@ def played(scenario, spec=None):
             await asyncio.wait({task})
         return cluster, work
 
-    return asyncio.run(run())
+    return virtual_time.run(run())
 
 
 def test_without_a_lease_it_makes_one_works_and_releases_it_at_the_end():
@@ -155,10 +156,10 @@ def test_once_another_does_not_renew_it_takes_over():
 def test_cut_off_it_ends_its_work_before_another_may_take_over_and_goes_on_when_it_is_back(caplog):
     async def scenario(cluster, leadership, work):
         await until(lambda: work.begun)
-        cut_off = time.monotonic()
+        cut_off = virtual_time.now()
         cluster.hangs.set()
         await until(lambda: work.ended)
-        assert time.monotonic() - cut_off < TERMS.duration_seconds
+        assert virtual_time.now() - cut_off < TERMS.duration_seconds
         assert not leadership.leading
         cluster.hangs.clear()
         await until(lambda: work.begun == 2)
@@ -186,6 +187,7 @@ def test_somebody_else_in_its_place_ends_its_work_at_the_next_renewal(caplog):
         await until(lambda: work.begun)
         cluster.spec, cluster.version = others("c"), cluster.version + 1
         await until(lambda: work.ended)
+        await until(lambda: caplog.records)
 
     cluster, _ = played(scenario)
     assert cluster.holder == "c"
@@ -215,7 +217,7 @@ def test_of_two_one_works_and_when_it_ends_the_other_follows():
         tasks[1 - first].cancel()
         await asyncio.wait(tasks)
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 def test_what_the_work_fails_with_is_not_kept_silent_and_the_lease_is_released():
@@ -226,7 +228,7 @@ def test_what_the_work_fails_with_is_not_kept_silent_and_the_lease_is_released()
             await replica(cluster).run(work)
         assert cluster.holder is None
 
-    asyncio.run(run())
+    virtual_time.run(run())
 
 
 @pytest.mark.parametrize(
