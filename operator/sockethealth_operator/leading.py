@@ -78,22 +78,23 @@ class Leadership:
         """
         try:
             while True:
-                await self._stand_by()
-                await self._lead(work)
+                asked_at = await self._stand_by()
+                await self._lead(work, asked_at)
         finally:
             await self._release()
 
-    async def _stand_by(self) -> None:
-        while not self.leading:
+    async def _stand_by(self) -> float:
+        """Returns when the attempt began that succeeded."""
+        while True:
             began = self._clock()
             await self._attempt()
-            if not self.leading:
-                await asyncio.sleep(self._candidate.seconds_to_wait(self._clock(), began))
+            if self.leading:
+                return began
+            await asyncio.sleep(self._candidate.seconds_to_wait(self._clock(), began))
 
-    async def _lead(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def _lead(self, work: Callable[[], Awaitable[None]], began: float) -> None:
         _log.info("Leads: %s has the Lease %s/%s.", self._candidate.identity, self._namespace, self._name)
         working = asyncio.ensure_future(work())
-        began = self._clock()
         try:
             while self.leading and not working.done():
                 await asyncio.wait({working}, timeout=self._candidate.seconds_to_wait(self._clock(), began))

@@ -200,14 +200,16 @@ def test_a_conflict_on_every_write(pair, record_property):
 
 def test_an_api_server_that_takes_five_seconds_for_an_answer(pair, record_property):
     fault = Fault.begin(pair)
-    for way in pair.ways:
-        way.delay_seconds = SLOW_SECONDS
-    pair.next_pod().leak()
-    began = time.monotonic()
-    pair.wait_settled()
-    record_property("told_meanwhile_after_seconds", round(time.monotonic() - began, 1))
-    for way in pair.ways:
-        way.delay_seconds = 0
+    try:
+        for way in pair.ways:
+            way.delay_seconds = SLOW_SECONDS
+        pair.next_pod().leak()
+        began = time.monotonic()
+        pair.wait_settled()
+        record_property("told_meanwhile_after_seconds", round(time.monotonic() - began, 1))
+    finally:
+        for way in pair.ways:
+            way.delay_seconds = 0
     fault.check(record_property)
 
 

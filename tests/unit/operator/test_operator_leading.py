@@ -25,11 +25,12 @@ class Cluster:
         self.spec, self.version = spec, 1
         self.hangs = asyncio.Event()
         self.refusal = None
+        self.delay_seconds = 0.0
 
     async def _reached(self):
         while self.hangs.is_set():  # noqa: ASYNC110 (an Event cannot be waited for until it is cleared)
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.delay_seconds)
         if self.refusal:
             raise self.refusal
 
@@ -82,8 +83,8 @@ class Work:
             self.ended += 1
 
 
-def replica(cluster, name="a"):
-    return Leadership(cluster, ("ns", "lease"), Candidate(name, TERMS), virtual_time.now, time.time)
+def replica(cluster, name="a", terms=TERMS):
+    return Leadership(cluster, ("ns", "lease"), Candidate(name, terms), virtual_time.now, time.time)
 
 
 def others(holder="b"):
@@ -216,6 +217,20 @@ def test_of_two_one_works_and_when_it_ends_the_other_follows():
         assert works[first].ended == 1
         tasks[1 - first].cancel()
         await asyncio.wait(tasks)
+
+    virtual_time.run(run())
+
+
+def test_of_an_api_server_that_takes_five_seconds_for_an_answer_the_lead_is_taken_and_held():
+    async def run():
+        cluster, work = Cluster(), Work()
+        cluster.delay_seconds = 5.0
+        task = asyncio.create_task(replica(cluster, terms=Terms()).run(work))
+        await until(lambda: work.begun)
+        await asyncio.sleep(600)
+        assert (work.begun, work.ended, cluster.holder) == (1, 0, "a")
+        task.cancel()
+        await asyncio.wait({task})
 
     virtual_time.run(run())
 
