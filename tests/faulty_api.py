@@ -131,9 +131,14 @@ class FaultyApi:
         self._site: web.TCPSite | None = None
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"https://127.0.0.1:{self._port}"
+
     def kubeconfig(self, file: Path, token: str) -> Path:
         """Write a kubeconfig that comes this way; `file`."""
-        pki.write_kubeconfig(file, "client", token, f"https://127.0.0.1:{self._port}", self._keys / "ca.crt")
+        pki.write_kubeconfig(file, "client", token, self.url, self._keys / "ca.crt")
         return file
 
     def start(self) -> None:

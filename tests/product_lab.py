@@ -1,7 +1,7 @@
 """The product on a node as a user installs it, and places with workloads for it to judge."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,19 @@ class Product:
 
 def _selector(component: str) -> str:
     return f"app.kubernetes.io/component={component}"
+
+
+def pids_of(pod: dict[str, Any]) -> Iterator[int]:
+    """Processes of a pod on this machine, found by its UID in their cgroups."""
+    uid = pod["metadata"]["uid"]
+    wanted = (f"pod{uid}", f"pod{uid.replace('-', '_')}")
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            cgroup = (entry / "cgroup").read_text()
+        except OSError:
+            continue
+        if any(name in cgroup for name in wanted):
+            yield int(entry.name)
 
 
 class Place:

@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / "dist" / "test-reports"
 SHOWN = "tests/kernel"
 # The longest two: one waits for pods most of the time, the other computes.
-_NICE = {"tests/node": 0, SHOWN: 8}
-_NICE_OF_OTHERS = 10
+_NICE = {"tests/node": 0, SHOWN: 13}
+_NICE_OF_OTHERS = 15
 # Bytecode is kept, whatever the machine's settings: each lane and each program that a test starts would compile anew.
 _ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 _OPERATOR = tuple(sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests/api").glob("test_operator_*.py")))

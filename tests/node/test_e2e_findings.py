@@ -10,7 +10,7 @@ import pytest
 
 from harness.cluster import OwnCluster
 from harness.plugin import skip_or_fail
-from product_lab import Place
+from product_lab import Place, pids_of
 
 pytestmark = [pytest.mark.node, pytest.mark.usefixtures("watched_leak")]
 
@@ -153,19 +153,6 @@ def test_a_client_that_uses_up_its_ports_learns_the_service_the_percentage_and_t
     )
 
 
-def _pids_of(uid):
-    wanted = (uid, uid.replace("-", "_"))
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            cgroup = (entry / "cgroup").read_text()
-        except OSError:
-            continue
-        if any(f"pod{name}" in cgroup for name in wanted):
-            yield int(entry.name)
-
-
 def _ss(pid):
     """TCP sockets by state in the network namespace of a process, as SocketHealth names the states."""
     command = ["nsenter", f"--net=/proc/{pid}/ns/net", "ss", "-tanH"]
@@ -179,7 +166,7 @@ def test_counts_equal_what_ss_shows_in_the_pod_state_by_state(place):
         skip_or_fail("The node is missing on this machine: ss has to run in the pod's namespace.")
     pod = place.pod("all-kinds")
     name = pod["metadata"]["name"]
-    pid = next(_pids_of(pod["metadata"]["uid"]))
+    pid = next(pids_of(pod))
     compared = []
 
     def equal():

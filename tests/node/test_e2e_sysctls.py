@@ -8,7 +8,8 @@ import pytest
 
 import host_sysctls
 from harness.waiting import until
-from product_lab import Place
+from product_lab import Place, pids_of
+from sockethealth_agent import netns
 from sockethealth_core.sysctls import SYSCTLS, path_of
 
 pytestmark = pytest.mark.node
@@ -79,7 +80,7 @@ def for_tuned(place):
 
 
 def of_node():
-    """All sysctls of the table in this machine's namespace, which is the node's."""
+    """All sysctls of the table in the namespace of the caller, by default this machine's, which is the node's."""
     found = {}
     for sysctl in SYSCTLS:
         file = Path("/proc/sys/net", path_of(sysctl.name))
@@ -90,12 +91,8 @@ def of_node():
 
 def of_pod(place, app):
     """All sysctls of the table in a pod's namespace."""
-    command = "cd /proc/sys/net && for f in $0; do test -r $f && echo $f=$(cat $f); done; true"
-    files = " ".join(path_of(sysctl.name) for sysctl in SYSCTLS)
-    pod = place.pod(app)["metadata"]["name"]
-    lines = place.cluster.exec(place.namespace, pod, "sh", "-c", command, files).splitlines()
-    by_file = dict(line.split("=", 1) for line in lines)
-    return {s.name: " ".join(by_file[path_of(s.name)].split()) for s in SYSCTLS if path_of(s.name) in by_file}
+    with netns.entered(f"/proc/{next(pids_of(place.pod(app)))}/ns/net"):
+        return of_node()
 
 
 def everything(place):
