@@ -1,6 +1,5 @@
 """The product on a node as a user installs it, and places with workloads for it to judge."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -135,7 +134,7 @@ class Place:
 
     def apply(self, manifest: dict[str, Any]) -> None:
         """Create objects in the namespace."""
-        self.cluster.kubectl("apply", "-n", self.namespace, "-f", "-", input=json.dumps(manifest))
+        self.cluster.apply(manifest, namespace=self.namespace)
 
     def service(self, name: str) -> str:
         """Create a Service in front of the pods labelled `app: NAME`; its address."""

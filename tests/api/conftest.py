@@ -1,11 +1,14 @@
 """What tests on an API server share."""
 
 import json
+from functools import cache
 
 import pytest
+import yaml
 
 from harness.errors import HarnessError
 from harness.waiting import until
+from product_lab import CHART
 
 
 @pytest.fixture
@@ -20,6 +23,22 @@ def dry_run(control_plane, crds):
         return True, json.dumps(made)
 
     return ask
+
+
+@pytest.fixture(scope="session")
+def rendered(control_plane):
+    """The documents that Helm makes of the chart with some arguments, new ones for each caller."""
+
+    @cache
+    def text(*arguments):
+        where = ("--namespace", "here", "--kube-version", "1.34.0")
+        return control_plane.helm("template", "sockethealth", str(CHART), *where, *arguments).stdout
+
+    def render(*arguments):
+        documents = yaml.load_all(text(*arguments), Loader=yaml.CSafeLoader)
+        return [document for document in documents if document]
+
+    return render
 
 
 @pytest.fixture

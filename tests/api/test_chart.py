@@ -28,11 +28,9 @@ VERBS_OF_THE_AGENT = {
 
 
 @pytest.fixture
-def render(control_plane):
+def render(rendered):
     def render(*values: str, upgrade: bool = False) -> list[dict]:
-        where = ("--namespace", "here", "--kube-version", "1.34.0", *(("--is-upgrade",) if upgrade else ()))
-        done = control_plane.helm("template", "sockethealth", str(CHART), *where, *values)
-        return [document for document in yaml.safe_load_all(done.stdout) if document]
+        return rendered(*(("--is-upgrade",) if upgrade else ()), *values)
 
     return render
 

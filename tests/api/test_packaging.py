@@ -46,7 +46,8 @@ def render(helm, namespace):
 
     def render(*values: str) -> list[dict]:
         shown = helm("template", "sockethealth", str(CHART), "--validate", "--namespace", namespace, *values)
-        return [document for document in yaml.safe_load_all(shown.stdout) if document]
+        documents = yaml.load_all(shown.stdout, Loader=yaml.CSafeLoader)
+        return [document for document in documents if document]
 
     return render
 

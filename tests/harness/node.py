@@ -12,6 +12,7 @@ from harness.binaries import path_of
 from harness.components import Components
 from harness.images import PAUSE_IMAGE
 from harness.processes import run
+from harness.reading import NotThereError
 from harness.state import ClusterDir
 
 NODE_NAME = pki.NODE_NAME
@@ -194,6 +195,9 @@ class Node:
         self._components.start("kube-proxy", str(path_of("kube-proxy")), f"--config={config}")
 
     def _is_ready(self) -> bool:
-        wanted = '{.status.conditions[?(@.type=="Ready")].status}'
-        shown = self._access.kubectl("get", "node", NODE_NAME, "-o", f"jsonpath={wanted}", check=False)
-        return shown.stdout == "True"
+        try:
+            found = self._access.get("node", NODE_NAME)
+        except NotThereError:
+            return False
+        conditions = found["status"].get("conditions", [])
+        return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)

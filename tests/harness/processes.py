@@ -34,7 +34,9 @@ def spawn(
         "HOME": str(directory.path),
         MARK: str(directory.path),
         COMPONENT: component,
-        "GOGC": "400",  # memory for CPU time, of which 2 processors have less
+        # Memory for CPU time, of which 2 processors have less.
+        "GOGC": "800",
+        "GOMEMLIMIT": "700MiB",
         **(env or {}),
     }
     with (directory.logs / f"{component}.log").open("ab") as log:

@@ -54,7 +54,7 @@ def profiles(place):
 
     yield make
     for name in made:
-        place.cluster.kubectl("delete", "sysctlprofile", name, "--ignore-not-found")
+        place.cluster.delete("sysctlprofile", name, wait=True)
     place.until(lambda: everything(place) == before, "all values to be as they were", seconds=40)
 
 
@@ -148,7 +148,7 @@ def test_a_node_profile_changes_the_nodes_namespace_only_and_deleting_it_puts_ba
     place.until(lambda: complete(place, "node-values"), "the roll-out", seconds=40)
     assert changed(before, everything(place)) == {"node": NODE_VALUES, "tuned": {}, "other": {}}
     assert status(place, "node-values")["nodes"]["applied"] == 1
-    place.cluster.kubectl("delete", "sysctlprofile", "node-values")
+    place.cluster.delete("sysctlprofile", "node-values", wait=True)
     place.until(lambda: of_node() == before["node"], "the values to be put back", seconds=30)
     place.until(lambda: report(place, "node-values") == {}, "the report to end", seconds=20)
 
@@ -201,7 +201,7 @@ def test_a_writer_that_is_killed_while_it_applies_and_restores_ends_with_the_rig
     profiles("killed", values=POD_VALUES, **for_tuned(place))
     kill()
     place.until(lambda: POD_VALUES.items() <= of_pod(place, "tuned").items(), "the values", seconds=60)
-    place.cluster.kubectl("delete", "sysctlprofile", "killed")
+    place.cluster.delete("sysctlprofile", "killed", wait=True)
     kill()
     place.until(lambda: everything(place) == before, "the values to be put back", seconds=60)
 
@@ -220,7 +220,7 @@ def test_a_value_that_someone_set_after_us_is_left_alone_and_the_profile_says_de
             lambda: conditions(place, "drift").get("Degraded", {}).get("reason") == "Drifted", "Degraded", seconds=30
         )
         assert of_node()[name] == "4"
-        place.cluster.kubectl("delete", "sysctlprofile", "drift")
+        place.cluster.delete("sysctlprofile", "drift", wait=True)
         place.until(lambda: report(place, "drift") == {}, "the report to end", seconds=20)
         assert of_node()[name] == "4"
     finally:
