@@ -29,13 +29,13 @@ _OPERATOR = tuple(sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests/
 # In the lane of others of their kind these would make it the longest.
 _IMAGE = "tests/node/test_image.py"
 _REPLICAS = "tests/api/test_operator_replicas.py"
-_CHURN = "tests/kernel/test_agent_faults.py"
+_CHURN_AND_DEMO = ("tests/kernel/test_agent_faults.py", "tests/kernel/test_demo.py")
 LANES = {
     "tests/node": ("tests/node", f"--ignore={_IMAGE}"),
     "tests/api of the operator": tuple(file for file in _OPERATOR if file != _REPLICAS),
     "tests/api of the others": ("tests/api", _IMAGE, *(f"--ignore={file}" for file in _OPERATOR)),
-    SHOWN: ("tests/kernel", f"--ignore={_CHURN}"),
-    "tests/unit and churn": ("tests/unit", _CHURN),
+    SHOWN: ("tests/kernel", *(f"--ignore={file}" for file in _CHURN_AND_DEMO)),
+    "tests/unit, churn and demo": ("tests/unit", *_CHURN_AND_DEMO),
     "tests/faults and replicas": ("tests/faults", _REPLICAS),
 }
 
@@ -63,7 +63,7 @@ class _Lane:
 
     def __init__(self, name: str, arguments: tuple[str, ...]) -> None:
         self._name = name
-        self.report = REPORTS / f"{name.replace('/', '-').replace(' ', '-')}.xml"
+        self.report = REPORTS / f"{name.replace('/', '-').replace(',', '').replace(' ', '-')}.xml"
         self._log = None if name == SHOWN else self.report.with_suffix(".log").open("w+", encoding="utf-8")
         self._run = subprocess.Popen(
             ["setpriv", "--pdeathsig", "TERM", "--", *_pytest(arguments, self.report)],
