@@ -155,9 +155,9 @@ class OperatorProcess:
 
 
 @contextmanager
-def running_operator(cluster: ClusterAccess, folder: Path) -> Iterator[OperatorProcess]:
-    """An operator on a cluster, as its administrator."""
-    process = OperatorProcess(cluster.kubeconfig, folder / "operator.log")
+def running_operator(cluster: ClusterAccess, folder: Path, kubeconfig: Path | None = None) -> Iterator[OperatorProcess]:
+    """An operator on a cluster, as its administrator or as the kubeconfig says."""
+    process = OperatorProcess(kubeconfig or cluster.kubeconfig, folder / "operator.log")
     process.start()
     try:
         yield process

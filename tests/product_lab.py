@@ -21,7 +21,7 @@ class Product:
         self.cluster = cluster
         self.namespace = RELEASE
         repository, _, tag = image.rpartition(":")
-        self._values: tuple[str, ...] | None = None
+        self._values: tuple[str, ...] = ()
         self._image = ("--set", f"image.repository={repository}", "--set-string", f"image.tag={tag}")
 
     def install(self, *values: str) -> None:
@@ -29,24 +29,21 @@ class Product:
         self._helm("install", "--create-namespace", *self._image, *values)
         self._values = values
 
-    def ensure(self, *values: str) -> None:
-        """Have it installed with these values alone: as it is, or anew."""
-        if self._values == values and self.is_installed():
-            return
+    def ensure_with_writer(self) -> Path:
+        """Have it installed with its sysctl writer, as it is or anew; the folder of what that found."""
+        folder = self.cluster.host_dir / "journal"
+        values = ("--set", "sysctls.enabled=true", "--set", f"sysctls.journalPath={folder}")
         if self.is_installed():
+            if self._values == values:
+                return folder
             self.uninstall()
         self.install(*values)
-
-    def ensure_with_writer(self) -> Path:
-        """Have it installed with its sysctl writer; the folder of what that found."""
-        folder = Path(self.cluster.host_dir) / "journal"
-        self.ensure("--set", "sysctls.enabled=true", "--set", f"sysctls.journalPath={folder}")
         return folder
 
     def upgrade(self, *values: str) -> None:
         """`helm upgrade` to the same chart and values, and others given, and wait as for an installation."""
         self._helm("upgrade", "--reuse-values", *values)
-        self._values = None if values else self._values
+        self._values += values
 
     def uninstall(self) -> None:
         """`helm uninstall`, and wait until everything is gone."""
@@ -71,14 +68,13 @@ class Product:
         """The process on this machine that runs a program in a container of such a pod; None while there is none."""
         statuses = self.pod_of(component)["status"]["containerStatuses"]
         identity = next(one for one in statuses if one["name"] == container)["containerID"].rpartition("//")[2]
-        for process in Path("/proc").glob("[0-9]*"):
+        for pid in _pids_with(identity):
             try:
-                words = (process / "cmdline").read_bytes().split(b"\0")[:2]
-                ours = identity in (process / "cgroup").read_text()
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[:2]
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if ours and any(word.endswith(program.encode()) for word in words):
-                return int(process.name)
+            if any(word.endswith(program.encode()) for word in words):
+                return pid
         return None
 
     def logs(self) -> str:
@@ -110,7 +106,11 @@ def _selector(component: str) -> str:
 def pids_of(pod: dict[str, Any]) -> Iterator[int]:
     """Processes of a pod on this machine, found by its UID in their cgroups."""
     uid = pod["metadata"]["uid"]
-    wanted = (f"pod{uid}", f"pod{uid.replace('-', '_')}")
+    return _pids_with(f"pod{uid}", f"pod{uid.replace('-', '_')}")
+
+
+def _pids_with(*wanted: str) -> Iterator[int]:
+    """Processes in whose cgroup one of these words is."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             cgroup = (entry / "cgroup").read_text()

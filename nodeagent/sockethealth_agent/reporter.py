@@ -489,14 +489,12 @@ class Reporter:
             self._look(key)
         except AwayError:
             raise
-        except TerminatingError:
-            # The pod goes with its namespace: until then it has no report.
-            if record is not None:
-                record.not_before = self._clock() + REFUSED_SECONDS
         except ApiError as error:
             if record is not None:
                 record.not_before = self._clock() + REFUSED_SECONDS
-            self._refused(f"The report of {action.pod}", error)
+            # A pod goes with its namespace: until then it has no report, which nobody need be told.
+            if not isinstance(error, TerminatingError):
+                self._refused(f"The report of {action.pod}", error)
         else:
             self._sink.wrote(action.why)
             self._refusals.clear()

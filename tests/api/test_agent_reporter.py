@@ -75,6 +75,14 @@ def way(control_plane):
 
 
 @pytest.fixture
+def outage(way):
+    """The same, for a test that cuts it."""
+    if way is None:
+        skip_or_fail("The keys of the API server are missing: a way to it that can be cut needs them.")
+    return way
+
+
+@pytest.fixture
 def api(control_plane, crds, namespace, failures, way):
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "agent", "namespace": namespace}}
     role = {
@@ -353,17 +361,15 @@ def test_a_watchpoint_reaches_the_agent_and_its_crossing_is_written(
     assert held()["status"]["closeWait"]["ages"] == [{"olderThanSeconds": 60, "count": 3}]
 
 
-def test_an_api_server_that_was_away_gets_the_latest_facts(reporter, create_pod, held, way, sink, clock, caplog):
-    if way is None:
-        skip_or_fail("The keys of the API server are missing: a way to it that can be cut needs them.")
+def test_an_api_server_that_was_away_gets_the_latest_facts(reporter, create_pod, held, outage, sink, clock, caplog):
     caplog.set_level("INFO", logger="sockethealth_agent")
     web = create_pod()
     report(reporter, (web, facts(established=10)))
-    way.go_away()
+    outage.go_away()
     for established in (100, 200, 300):
         reporter.submit(submission([(web, facts(established=established))]))
         reporter.step()
-    way.come_back()
+    outage.come_back()
     report(reporter, (web, facts(established=300)))
     assert held()["status"]["sockets"]["established"] == 300
     assert sink.writes.count("established") == 1
@@ -415,18 +421,16 @@ def test_a_version_too_old_to_watch_from_is_answered_by_listing_again(api, creat
         mirror.stop()
 
 
-def test_pods_stay_known_while_the_api_server_is_away(api, create_pod, node, way):
-    if way is None:
-        skip_or_fail("The keys of the API server are missing: a way to it that can be cut needs them.")
+def test_pods_stay_known_while_the_api_server_is_away(api, create_pod, node, outage):
     first = create_pod("web-0")
     mirror = pods_of(api, node)
     mirror.start()
     try:
         assert mirror.synced.wait(10)
-        way.go_away()
+        outage.go_away()
         until(lambda: mirror._watch is None, "the watch to break", seconds=10)
         assert set(mirror.items) == {first.uid}
-        way.come_back()
+        outage.come_back()
         second = create_pod("web-1")
         until(lambda: second.uid in mirror.items, "a pod made after the outage to be seen", seconds=40)
     finally:

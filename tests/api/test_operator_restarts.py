@@ -8,7 +8,7 @@ from faulty_api import gate
 from harness.cluster import OwnCluster
 from harness.plugin import skip_or_fail
 from harness.waiting import until
-from operator_lab import OperatorProcess, Stage, delete_leases, running_operator
+from operator_lab import Stage, running_operator
 from sockethealth_core.names import API_VERSION, OPERATOR_FIELD_MANAGER
 from sockethealth_core.units import format_time, parse_time
 
@@ -210,16 +210,11 @@ def test_an_api_server_that_is_away_is_waited_for_and_nothing_is_lost(stage, con
     with gate(control_plane.server, control_plane.directory.pki) as ways:
         way = ways.way()
         kubeconfig = way.kubeconfig(tmp_path / "operator.kubeconfig", control_plane.admin_token)
-        operator = OperatorProcess(kubeconfig, tmp_path / "operator.log")
-        operator.start()
-        try:
-            stay_away(stage, operator, way)
-        finally:
-            operator.stop()
-            delete_leases(control_plane, operator.leases)
+        with running_operator(control_plane, tmp_path, kubeconfig) as operator:
+            survives_an_outage(stage, operator, way)
 
 
-def stay_away(stage, operator, way):
+def survives_an_outage(stage, operator, way):
     (pod,) = stage.deployment("web")
     (other,) = stage.deployment("other")
     stage.policy(rule={"for": "6s"})

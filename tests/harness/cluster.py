@@ -151,7 +151,7 @@ class OwnCluster(ClusterAccess):
     def _available(self, which: str, build: Callable[[], tuple[str, Path]]) -> str:
         if which not in self._imported:
             image, archive = build()
-            if image not in self.ctr("images", "ls", "-q").split():
+            if not self._node.has_image(image):
                 with step(f"importing {image}"):
                     self._node.import_image(archive)
             self._imported[which] = image

@@ -50,7 +50,7 @@ class Node:
         hostchanges.prepare()
         self.host_dir.mkdir(exist_ok=True)
         self._start_containerd()
-        if PAUSE_IMAGE not in self.ctr("images", "ls", "-q").split():
+        if not self.has_image(PAUSE_IMAGE):
             self.import_image(pause_archive)
         healthz, kubelet, proxy_healthz, proxy_metrics = network.free_ports(4)
         self._start_kubelet(kubelet, healthz)
@@ -60,6 +60,10 @@ class Node:
     def ctr(self, *arguments: str) -> str:
         """Run containerd's `ctr` on this node's images and containers and return what it printed."""
         return run(["ctr", "-a", str(self._socket), "-n", "k8s.io", *arguments], f"ctr {' '.join(arguments)}")
+
+    def has_image(self, image: str) -> bool:
+        """Whether an image is available to pods."""
+        return image in self.ctr("images", "ls", "-q").split()
 
     def import_image(self, archive: Path) -> None:
         """Make the image in a docker-archive available to pods."""

@@ -75,9 +75,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 def _prepare_images() -> None:
     """Build and unpack them ahead; that the project's own fails is for the tests that use it, which meet it again."""
-    archives = {images.PAUSE_IMAGE: images.pause_archive(), **dict([images.base_archive()])}
+    archives = dict([(images.PAUSE_IMAGE, images.pause_archive()), images.base_archive()])
     try:
-        archives |= dict([images.project_archive()])
+        archives.update([images.project_archive()])
     except HarnessError as error:
         progress.say(str(error))
     store.prepare(archives)

@@ -45,25 +45,21 @@ def prepare(archives: Mapping[str, Path]) -> None:
             shutil.rmtree(old)
 
 
-def fill(root: Path) -> bool:
-    """Have a containerd that is yet to start begin with the store that was prepared last.
+def fill(root: Path) -> None:
+    """Have a containerd that is yet to start begin with the store prepared last, if one is on the same filesystem.
 
     Args:
         root: its root folder, which is not there yet.
-
-    Returns:
-        Whether there is one, on the same filesystem.
     """
     with images.locked() as folder:
         stores = _by_age(folder)
         if not stores or stores[-1].stat().st_dev != root.parent.stat().st_dev:
-            return False
+            return
         run(["cp", "--archive", "--link", str(stores[-1]), str(root)], "Linking the images' files")
         for database in root.rglob("*.db"):
             original = stores[-1] / database.relative_to(root)
             database.unlink()
             shutil.copy2(original, database)
-    return True
 
 
 def _by_age(folder: Path) -> list[Path]:

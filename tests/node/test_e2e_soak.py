@@ -1,4 +1,4 @@
-"""The product under churn: for 40 seconds in `make test`, for an hour with `make soak MINUTES=60`."""
+"""The product under churn: for 45 seconds in `make test`, for an hour with `make soak MINUTES=60`."""
 
 import os
 import time

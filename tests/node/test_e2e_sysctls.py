@@ -79,8 +79,8 @@ def for_tuned(place):
     }
 
 
-def of_node():
-    """All sysctls of the table in the namespace of the caller, by default this machine's, which is the node's."""
+def in_force():
+    """All sysctls of the table in the namespace that the caller is in."""
     found = {}
     for sysctl in SYSCTLS:
         file = Path("/proc/sys/net", path_of(sysctl.name))
@@ -89,10 +89,15 @@ def of_node():
     return found
 
 
+def of_node():
+    """The same of this machine's namespace, which is the node's."""
+    return in_force()
+
+
 def of_pod(place, app):
     """All sysctls of the table in a pod's namespace."""
     with netns.entered(f"/proc/{next(pids_of(place.pod(app)))}/ns/net"):
-        return of_node()
+        return in_force()
 
 
 def everything(place):
